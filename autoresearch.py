@@ -1,0 +1,40 @@
+"""The one command: a verb, and the room that does it. No logic here.
+
+Exit status: 0 done, 1 the work failed (one line says what, where and what to try next), 2 wrong
+usage, 130 interrupted (all finished trials are on the disk).
+"""
+
+import sys
+from importlib import import_module
+
+VERBS = {
+    "doctor": ("loop.doctor:run", "what this machine can do, and what to do about each lack"),
+    "demo": ("eval.demo:run", "the whole story on this machine with the embedded brain"),
+    "run": ("eval.after:run", "propose, train, keep or discard, and again"),
+    "report": ("eval.report:run", "runs -> one self-contained HTML page"),
+}
+USAGE = "autoresearch VERB [--help]\n\n" + "\n".join(
+    f"  {verb:8s} {text}" for verb, (_, text) in VERBS.items()
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    from loop.errors import AutoresearchError, choose
+
+    try:
+        choose("verb", argv[0], list(VERBS))
+        module, _, function = VERBS[argv[0]][0].partition(":")
+        return int(getattr(import_module(module), function)(argv[1:]))
+    except AutoresearchError as error:
+        print(f"autoresearch: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The loop: state -> proposal -> outcome -> decision -> ledger."""

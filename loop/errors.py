@@ -1,0 +1,51 @@
+"""What can go wrong, as a tree.
+
+    AutoresearchError          the work failed: one line says what, where and what to try (exit 1)
+    ├── UsageError             the command was wrong (exit 2)
+    ├── LedgerError            the run folder cannot be read or written as it is
+    ├── TargetError            the target cannot be understood or does not run
+    ├── SandboxError           no box for model-written code on this machine
+    └── BrainError             the brain cannot be reached, loaded or asked
+        └── ContextOverflow    what would be sent does not fit the brain's window
+
+Everything else is a bug and crashes with its traceback.
+"""
+
+
+class AutoresearchError(Exception):
+    """The work failed. The message is one line: what, where, what to try next."""
+
+    exit_status = 1
+
+
+class UsageError(AutoresearchError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    exit_status = 2
+
+
+class LedgerError(AutoresearchError):
+    """A run folder is corrupt, locked, full, or not a run."""
+
+
+class TargetError(AutoresearchError):
+    """A target is malformed, or its baseline does not produce its metric."""
+
+
+class SandboxError(AutoresearchError):
+    """The requested sandbox does not work here."""
+
+
+class BrainError(AutoresearchError):
+    """A brain cannot be loaded, reached, or made to answer."""
+
+
+class ContextOverflow(BrainError):
+    """A prompt is longer than the brain's window; it is never truncated silently."""
+
+
+def choose(what: str, name: str, existing: list[str]) -> str:
+    """Return `name` if it is among `existing`, else raise a UsageError that lists them."""
+    if name in existing:
+        return name
+    raise UsageError(f"unknown {what} '{name}'; there are: {', '.join(sorted(existing))}")

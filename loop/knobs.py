@@ -1,0 +1,209 @@
+"""Knobs: the `ALL_CAPS = literal` lines of an editable file, and the space each may move in.
+
+The convention is that of Karpathy's train.py; a menu over every such line is the one of arXiv
+2603.24647. A value may also be arithmetic on number literals (`2**16`).
+"""
+
+import ast
+import math
+import operator
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from loop.errors import TargetError
+from loop.trial import Json
+
+Value = int | float | str | bool | tuple[int | float, ...]
+
+_OPERATORS: dict[type[ast.operator], Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+}
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The space of one knob: an ordered ladder of `choices`, or a range that moves by `step`.
+
+    A range on scale `log` is multiplied or divided by `step`, one on `linear` moves by adding it.
+    """
+
+    name: str
+    choices: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    scale: str = "log"
+    step: float = 2.0
+
+    def moves(self, value: Value) -> list[Value]:
+        """The neighbours of `value`: one step down and one step up, where there are such."""
+        if self.choices:
+            return _neighbours(self.choices, value)
+        assert isinstance(value, int | float), f"{self.name} is a range, its value a {type(value)}"
+        if self.scale == "log":
+            near = [value / self.step, value * self.step]
+        else:
+            near = [value - self.step, value + self.step]
+        return [_tidy(v, value) for v in near if self.low * 0.999 <= v <= self.high * 1.001]
+
+    def sample(self, rng: random.Random, like: Value) -> Value:
+        """One value from anywhere in the space, of the type of `like`."""
+        if self.choices:
+            return rng.choice(self.choices)
+        if self.scale == "log":
+            return _tidy(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), like)
+        return _tidy(rng.uniform(self.low, self.high), like)
+
+
+def parse(name: str, spec: Any) -> Knob:
+    """A knob from its entry in target.toml: `[..]`, `{choices=[..]}` or `{low, high, scale, step}`.
+
+    Raises TargetError naming the knob.
+    """
+    if isinstance(spec, list):
+        spec = {"choices": spec}
+    if isinstance(spec, dict):
+        if "choices" in spec and set(spec) == {"choices"} and len(spec["choices"]) >= 2:
+            return Knob(name, choices=tuple(_frozen(value) for value in spec["choices"]))
+        if {"low", "high"} <= set(spec) <= {"low", "high", "scale", "step"}:
+            knob = Knob(name, **{key: spec[key] for key in spec})
+            positive = knob.low > 0 if knob.scale == "log" else True
+            step = knob.step > (1 if knob.scale == "log" else 0)
+            if knob.scale in ("log", "linear") and knob.low < knob.high and positive and step:
+                return knob
+    raise TargetError(
+        f"knob {name}: {spec!r} is not a space; write a list of two or more choices, "
+        'or {low, high, scale = "log"|"linear", step}'
+    )
+
+
+def infer(values: dict[str, Value]) -> dict[str, Knob]:
+    """Spaces for knobs of a target that states none: numbers may halve and double twice over."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, bool | str | tuple) or value <= 0:
+            continue
+        if isinstance(value, int):
+            ladder = sorted({max(1, value // 4), max(1, value // 2), value, value * 2, value * 4})
+            if value < 8:
+                ladder = sorted({max(1, value + d) for d in (-2, -1, 0, 1, 2)})
+            found[name] = Knob(name, choices=tuple(ladder))
+        else:
+            found[name] = Knob(name, low=value / 8, high=value * 8)
+    return found
+
+
+def read(source: str) -> dict[str, Value]:
+    """Every knob of `source` with its value, in the order of the file. Raises SyntaxError."""
+    return {name: value for name, value, _ in _assignments(source)}
+
+
+def write(source: str, changes: dict[str, str]) -> str:
+    """`source` with the values of some knobs replaced by Python literals in text form.
+
+    Only the value's own characters change: comments and spacing stay. Raises KeyError for a knob
+    that is not there.
+    """
+    spans = {name: node for name, _, node in _assignments(source)}
+    gone: set[int] = set()
+    lines = source.split("\n")  # as ast counts them; splitlines() would also split at form feeds
+    for name, text in changes.items():
+        node = spans[name]
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        first, last = node.lineno - 1, node.end_lineno - 1
+        head = lines[first].encode()[: node.col_offset].decode()
+        tail = lines[last].encode()[node.end_col_offset :].decode()
+        lines[first] = head + text + tail
+        gone.update(range(first + 1, last + 1))
+    return "\n".join(line for at, line in enumerate(lines) if at not in gone)
+
+
+def literal(text: str) -> Value:
+    """The value of a Python literal (arithmetic on numbers included). Raises ValueError."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{text[:60]!r} is not a Python literal") from error
+    return _value(node)
+
+
+def fits(old: Value, new: Value) -> bool:
+    """May a knob whose value is `old` become `new`? Same type, or an int where a float was."""
+    if type(old) is float and type(new) is int:
+        return True
+    return type(old) is type(new)
+
+
+def space(knobs: dict[str, Knob], values: dict[str, Value]) -> Json:
+    """For the record: the space in which `values` lie."""
+    return {name: vars(knobs[name]) for name in values if name in knobs}
+
+
+def _assignments(source: str) -> list[tuple[str, Value, ast.expr]]:
+    found: dict[str, tuple[str, Value, ast.expr]] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+            if isinstance(target, ast.Name) and target.id.isupper():
+                try:
+                    found[target.id] = (target.id, _value(node.value), node.value)
+                except ValueError:
+                    found.pop(target.id, None)
+    return list(found.values())
+
+
+def _value(node: ast.expr) -> Value:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | bool):
+        return node.value
+    if isinstance(node, ast.Tuple | ast.List) and node.elts:
+        items = tuple(_value(item) for item in node.elts)
+        if all(isinstance(item, int | float) for item in items):
+            return items  # type: ignore[return-value]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_number(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        left, right = _number(node.left), _number(node.right)
+        if isinstance(node.op, ast.Pow) and (abs(right) > 64 or abs(left) > 1e6):
+            raise ValueError("too large a power")
+        try:
+            result = _OPERATORS[type(node.op)](left, right)
+        except (ZeroDivisionError, OverflowError) as error:
+            raise ValueError(str(error)) from error
+        if isinstance(result, int | float):
+            return result
+    raise ValueError("not a literal")
+
+
+def _number(node: ast.expr) -> int | float:
+    value = _value(node)
+    if isinstance(value, str | bool | tuple):
+        raise ValueError("not a number")
+    return value
+
+
+def _neighbours(ladder: tuple[Value, ...], value: Value) -> list[Value]:
+    if value in ladder:
+        at = ladder.index(value)
+        return [ladder[i] for i in (at - 1, at + 1) if 0 <= i < len(ladder)]
+    if isinstance(value, int | float):
+        numbers = [v for v in ladder if isinstance(v, int | float)]
+        below = [v for v in numbers if v < value]
+        above = [v for v in numbers if v > value]
+        return [*below[-1:], *above[:1]]
+    return list(ladder)
+
+
+def _tidy(number: float, like: Value) -> Value:
+    """Three significant digits, and an int where the knob holds an int."""
+    if isinstance(like, int):
+        return max(1, round(number))
+    return float(f"{number:.3g}")
+
+
+def _frozen(value: Any) -> Value:
+    return tuple(value) if isinstance(value, list) else value

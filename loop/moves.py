@@ -1,0 +1,48 @@
+"""The menu of a state: every single-knob move that has not been tried yet, shuffled.
+
+Shared by the arm that chooses with a brain and the control that chooses by chance, so that the two
+differ in nothing else.
+"""
+
+from dataclasses import dataclass
+
+from loop import knobs
+from loop.context import State
+from loop.edit import code_hash
+
+
+@dataclass(frozen=True)
+class Move:
+    """One knob of the incumbent, one step away. `text` is the edit itself: `KNOB = value`."""
+
+    knob: str
+    old: knobs.Value
+    new: knobs.Value
+
+    @property
+    def text(self) -> str:
+        return f"{self.knob} = {self.new!r}"
+
+    @property
+    def description(self) -> str:
+        return f"{self.knob}: {self.old!r} -> {self.new!r}"
+
+
+def menu(state: State) -> list[Move]:
+    """The moves open in `state`, in an order drawn from its seed.
+
+    Shuffled because small models prefer what stands first. What leads to code already proposed in
+    this run is left out.
+    """
+    tried = state.tried()
+    seed_knob = state.target.seed.removeprefix("knob:")
+    moves = [
+        move
+        for name, value in state.values().items()
+        if name != seed_knob
+        for new in state.target.knobs[name].moves(value)
+        if code_hash(knobs.write(state.source, {name: repr(new)})) not in tried
+        for move in [Move(name, value, new)]
+    ]
+    state.rng.shuffle(moves)
+    return moves

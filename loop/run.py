@@ -1,0 +1,321 @@
+"""The loop: state -> proposal -> outcome -> decision -> ledger, nothing else.
+
+It is given a strategy, a judge and a runner, and knows none of their implementations. All it
+remembers between two trials is what the ledger says, so that a resumed run is the same run.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from loop import edit, knobs
+from loop.budget import Budget
+from loop.context import State, proposal_seed
+from loop.errors import TargetError
+from loop.experiment import Runner
+from loop.judge import Contender, Judge, failed
+from loop.ledger import Ledger
+from loop.strategy import Draft, Strategy
+from loop.trial import (
+    Context,
+    Crashed,
+    Decision,
+    Edit,
+    Event,
+    Measurement,
+    Outcome,
+    Proposal,
+    Reason,
+    Record,
+    Rejected,
+    Scored,
+    TimedOut,
+    Trial,
+)
+from loop.workspace import Workspace
+
+CRASHES_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`trials`: how many beside the baseline, 0 for ever. `failsafe`: incumbent | baseline."""
+
+    run: str
+    seed: int
+    trials: int
+    budget: Budget | None
+    failsafe: str = "incumbent"
+
+
+class Observer(Protocol):
+    """Whoever watches a run: the terminal, a tracker."""
+
+    def phase(self, trial: int, text: str) -> None:
+        """What is being done now."""
+
+    def record(self, record: Record, position: "Position") -> None:
+        """A record that is on the disk."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: a function of its ledger.
+
+    `kept`: ids of the baseline and the kept trials that stand, the incumbent last. `crashes`:
+    experiments in a row that left no score; a rejected proposal never ran and does not count.
+    """
+
+    trials: list[Trial] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    crashes: int = 0
+
+    @property
+    def incumbent(self) -> Trial:
+        return self.trial(self.kept[-1])
+
+    @property
+    def next_id(self) -> int:
+        return self.trials[-1].id + 1 if self.trials else 0
+
+    def trial(self, number: int) -> Trial:
+        """By id: a repaired ledger may have gaps."""
+        return next(trial for trial in reversed(self.trials) if trial.id == number)
+
+    def add(self, record: Record) -> None:
+        """Take in the next record of the ledger."""
+        if isinstance(record, Trial):
+            self.trials.append(record)
+            if record.decision.verdict != "discard":
+                self.kept.append(record.id)
+            if not isinstance(record.outcome, Rejected):
+                ended_badly = isinstance(record.outcome, Crashed | TimedOut)
+                self.crashes = self.crashes + 1 if ended_badly else 0
+        elif isinstance(record, Event) and record.name in ("revert", "incumbent_runs"):
+            self.crashes = 0
+            while self.kept and self.kept[-1] != record.data.get("to", self.kept[-1]):
+                self.kept.pop()
+
+
+class Loop:
+    """One run, from its ledger on. `stop` is asked between trials."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        strategy: Strategy,
+        judge: Judge,
+        runner: Runner,
+        workspace: Workspace,
+        ledger: Ledger,
+        observers: Sequence[Observer] = (),
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.settings, self.strategy, self.judge = settings, strategy, judge
+        self.runner, self.workspace, self.ledger = runner, workspace, ledger
+        self.observers, self.stop = observers, stop
+        self.target = runner.target
+        self.position = Position()
+        for record in ledger.records:
+            self.position.add(record)
+
+    def run(self) -> None:
+        """Measure the baseline, then turn until `trials` or `stop`.
+
+        Raises TargetError when the baseline does not score, BrainError when the brain is gone.
+        """
+        shutil.rmtree(self.ledger.folder / "scratch", ignore_errors=True)
+        if not self.position.trials:
+            self._baseline()
+        self.workspace.advance(self._commit_of(self.position.incumbent))
+        while not self.stop() and not self._finished():
+            if self.position.crashes >= CRASHES_IN_A_ROW:
+                self._failsafe()
+            self._turn()
+
+    def _finished(self) -> bool:
+        """Enough trials, or a strategy that has nothing left to propose."""
+        last = self.position.trials[-1].outcome
+        if isinstance(last, Rejected) and last.reason is Reason.NOTHING_LEFT:
+            return True
+        return 0 < self.settings.trials < self.position.next_id
+
+    def _baseline(self) -> None:
+        """Trial 0: the target's own code, with the start values of its profile."""
+        found = self.workspace.read(self.workspace.head())
+        source, began = self._start(found), _now()
+        commit = self.workspace.head()
+        if source != found:
+            where = f"{self.target.profile} {self.target.variant}".strip()
+            commit = self.workspace.commit(0, source, commit, f"start of {where}\n")
+        self.workspace.remember(0, commit)
+        outcome, seconds = self._experiment(0, commit, self.settings.seed, "0.log")
+        if not isinstance(outcome, Scored):
+            self._append(Event("baseline_failed", _now(), {"reason": str(outcome.reason)}))
+            raise TargetError(
+                f"the baseline gives no {self.target.metric} ({outcome.reason}); see "
+                f"{self.ledger.folder / 'logs' / '0.log'} and run its command by hand"
+            )
+        digest = edit.code_hash(source, self.target.editable)
+        assert isinstance(digest, str), "code that ran has a hash"
+        change = Edit(
+            edit.unified(found, source, self.target.editable), (), edit.sha256(source), digest
+        )
+        context = Context(edit.sha256(found), None, None, "baseline", "")
+        decision = Decision("baseline", self.judge.name, "the code as it was found")
+        proposal = Proposal("baseline", edit=change)
+        self._append(
+            Trial(0, self.settings.run, None, commit, began, seconds, context, proposal, outcome,
+                  decision)
+        )  # fmt: skip
+
+    def _start(self, found: str) -> str:
+        try:
+            return knobs.write(found, self.target.start)
+        except KeyError as error:
+            raise TargetError(
+                f"{self.target.editable} has no knob {error}, which [start] sets"
+            ) from None
+
+    def _turn(self) -> None:
+        began, clock, number = _now(), time.monotonic(), self.position.next_id
+        incumbent = self.position.incumbent
+        self._phase("asking" if self.strategy.model else "proposing")
+        source = self.workspace.read(self._commit_of(incumbent))
+        seed = proposal_seed(self.settings.seed, number)
+        state = State(self.target, source, incumbent, tuple(self.position.trials), seed)
+        draft = self.strategy.propose(state)
+        edited = self._edit(draft, state)
+        commit: str | None = None
+        outcome: Outcome
+        if isinstance(edited, Rejected):
+            outcome, decision = edited, failed(edited, self.judge.name)
+        else:
+            message = f"trial {number}: {draft.description or 'edit'}\n"
+            parent = self._commit_of(incumbent)
+            commit = self.workspace.commit(number, edited.source, parent, message)
+            outcome, _ = self._experiment(number, commit, self.settings.seed, f"{number}.log")
+            decision = self._decide(number, commit, edited.source, outcome, source)
+        proposal = Proposal(
+            description=draft.description,
+            calls=draft.calls,
+            model=self.strategy.model,
+            model_digest=self.strategy.model_digest,
+            answer="" if isinstance(draft.answer, Rejected) else draft.answer,
+            edit=None if isinstance(edited, Rejected) else edited.edit,
+            notes=draft.notes,
+        )
+        assert isinstance(incumbent.outcome, Scored), "an incumbent has a score"
+        context = Context(
+            file_sha256=edit.sha256(source),
+            incumbent=incumbent.id,
+            incumbent_metric=incumbent.outcome.metric,
+            strategy=self.strategy.name,
+            template_hash=self.strategy.template_hash,
+            history=draft.shown.history,
+            omitted=draft.shown.omitted,
+        )
+        self._append(
+            Trial(number, self.settings.run, incumbent.id, commit, began, time.monotonic() - clock,
+                  context, proposal, outcome, decision)
+        )  # fmt: skip
+        if decision.verdict == "keep" and commit is not None:
+            self.workspace.advance(commit)
+
+    def _edit(self, draft: Draft, state: State) -> edit.Edited | Rejected:
+        """The new file, unless it is not worth a run."""
+        if isinstance(draft.answer, Rejected):
+            return draft.answer
+        target = self.target
+        edited = edit.apply(draft.answer, state.source, target.editable, target.fixed)
+        if isinstance(edited, Rejected):
+            return edited
+        if {f"knob:{change.knob}" for change in edited.edit.knobs} == {target.seed}:
+            return Rejected(Reason.SEED_ONLY, "the edit changes the training seed alone")
+        for trial in state.trials:
+            if trial.proposal.edit and trial.proposal.edit.code_hash == edited.edit.code_hash:
+                return Rejected(Reason.DUPLICATE, f"the same code as trial {trial.id}")
+        return edited
+
+    def _decide(
+        self, number: int, commit: str, source: str, outcome: Outcome, incumbent_source: str
+    ) -> Decision:
+        if not isinstance(outcome, Scored):
+            return failed(outcome, self.judge.name)
+        incumbent = self.position.incumbent
+        assert isinstance(incumbent.outcome, Scored), "an incumbent has a score"
+        return self.judge.decide(
+            Contender(number, commit, source, outcome.metric),
+            Contender(
+                incumbent.id, self._commit_of(incumbent), incumbent_source, incumbent.outcome.metric
+            ),
+            self._measure,
+        )
+
+    def _measure(self, contender: Contender, seed: int, purpose: str) -> Outcome:
+        began = _now()
+        log = f"{contender.trial}-{purpose}-{seed}.log"
+        outcome, seconds = self._experiment(contender.trial, contender.commit, seed, log, purpose)
+        self._append(Measurement(contender.trial, purpose, seed, began, seconds, outcome))
+        return outcome
+
+    def _failsafe(self) -> None:
+        """After crashes in a row: does the incumbent still run? If not, back to what does."""
+        crashes = f"{self.position.crashes} crashes in a row"
+        if self.settings.failsafe == "baseline":
+            self._revert(0, f"{crashes}: back to the baseline, as asked")
+            return
+        for number in reversed(self.position.kept):
+            trial = self.position.trial(number)
+            assert isinstance(trial.outcome, Scored), "a kept trial has a score"
+            commit = self._commit_of(trial)
+            contender = Contender(number, commit, self.workspace.read(commit), trial.outcome.metric)
+            if isinstance(self._measure(contender, self.settings.seed, "failsafe"), Scored):
+                if number == self.position.kept[-1]:
+                    self._append(Event("incumbent_runs", _now(), {"reason": crashes}))
+                else:
+                    self._revert(number, f"{crashes}, and the code kept since does not run")
+                return
+        raise TargetError(
+            f"after {crashes} not even the baseline runs; look at the newest files in "
+            f"{self.ledger.folder / 'logs'}, mend the machine, and go on with --resume"
+        )
+
+    def _revert(self, to: int, reason: str) -> None:
+        self._append(Event("revert", _now(), {"to": to, "reason": reason}))
+        self.workspace.advance(self._commit_of(self.position.incumbent))
+
+    def _experiment(
+        self, trial: int, commit: str, seed: int, log: str, purpose: str = "training"
+    ) -> tuple[Outcome, float]:
+        self._phase(purpose, trial)
+        scratch = self.ledger.folder / "scratch" / log.removesuffix(".log")
+        self.workspace.scratch(commit, scratch)
+        try:
+            env = self.target.environment(self.settings.budget, seed)
+            return self.runner.run(scratch, env, self.ledger.folder / "logs" / log)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _append(self, record: Record) -> None:
+        self.ledger.append(record)
+        self.position.add(record)
+        for observer in self.observers:
+            observer.record(record, self.position)
+
+    def _phase(self, text: str, trial: int | None = None) -> None:
+        for observer in self.observers:
+            observer.phase(self.position.next_id if trial is None else trial, text)
+
+    @staticmethod
+    def _commit_of(trial: Trial) -> str:
+        assert trial.commit is not None, f"trial {trial.id} was kept without a commit"
+        return trial.commit
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,240 @@
+"""Begin or resume a run: from the flags to a loop that is ready to turn.
+
+A new run folder appears whole or not at all. `run.toml` holds what is needed to repeat the run; a
+resumed run reads it and takes from the command line only what does not change the experiment.
+"""
+
+import dataclasses
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import tomli_w
+
+from loop import brains, flags, strategies, target
+from loop.brain import Brain
+from loop.budget import Budget
+from loop.errors import AutoresearchError, LedgerError, TargetError, UsageError, choose
+from loop.files import write_atomic
+from loop.flags import flag
+from loop.judge import Judge, Naive
+from loop.ledger import LEDGER
+from loop.sandbox import SANDBOXES
+from loop.strategies.sampling import Sampling
+from loop.target import BUILT_IN, Target
+from loop.trial import Json
+from loop.workspace import Workspace
+
+RUN_TOML = "run.toml"
+LEAST_FREE_MB = 200
+_MAY_CHANGE = {
+    *("trials", "resume", "repair", "sandbox", "wandb", "timeout", "memory_mb", "threads"),
+    *("base_url", "out"),
+}
+
+
+@dataclass(frozen=True)
+class RunArgs:
+    """Run the loop: propose, train, keep or discard, and again."""
+
+    out: Path = flag(help="folder of the run")
+    brain: str = flag("", "provider:model, e.g. llamacpp:smollm2-135m; a control needs none")
+    strategy: str = flag("bare", f"one of: {', '.join([*strategies.ARMS, *strategies.CONTROLS])}")
+    trials: int = flag(0, "how many beside the baseline; 0: until Ctrl-C")
+    seed: int = flag(0, "of the proposals and of the training")
+    target: Path = flag(BUILT_IN, "folder of the target")
+    profile: str = flag("", "of the target, e.g. cpu, 24gb, h100")
+    variant: str = flag("", "of the profile")
+    budget: str = flag("", "of one experiment: 300s or 2e12flops; the profile's if left out")
+    judge: str = flag("naive", "what decides", choices=("naive",))
+    simplicity: bool = flag(False, "naive judge: also keep what is equal and simpler")
+    sandbox: str = flag("auto", "around experiments", choices=SANDBOXES)
+    timeout: float = flag(0.0, "seconds after which an experiment is killed; 0: the target's")
+    memory_mb: int = flag(0, "an experiment's memory; 0: 80 %% of the machine")
+    failsafe: str = flag(
+        "incumbent", "after three crashes in a row", choices=("incumbent", "baseline")
+    )
+    temperature: float = flag(0.7, "of the brain")
+    max_tokens: int = flag(512, "of one reply")
+    threads: int = flag(0, "of an embedded brain; 0: all cores")
+    base_url: str = flag("", "of an OpenAI-compatible server")
+    resume: bool = flag(False, "go on with the run in --out")
+    repair: bool = flag(False, "with --resume: set corrupt ledger lines aside")
+    wandb: str = flag("off", "also log there", choices=("off", "offline", "online"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the loop is composed of, beside its ledger. `said`: for the person who waits."""
+
+    name: str
+    args: RunArgs
+    target: Target
+    budget: Budget | None
+    workspace: Workspace
+    said: tuple[str, ...]
+
+
+def prepare(args: RunArgs, argv: Sequence[str]) -> Prepared:
+    """Make the run folder of `args`, or open the one that is to be resumed.
+
+    Raises UsageError, TargetError or LedgerError; a folder that could not be completed is gone.
+    """
+    if args.resume:
+        return _reopen(args, argv)
+    if args.out.exists() and any(args.out.iterdir() if args.out.is_dir() else [args.out]):
+        what = "a run" if (args.out / LEDGER).exists() else "not empty"
+        raise UsageError(f"{args.out} is {what}; add --resume, or name another --out")
+    return _create(args)
+
+
+def connect(args: RunArgs, used: int) -> Brain | None:
+    """The brain of `args`, `used` replies into its run. Raises UsageError or BrainError."""
+    if args.strategy in strategies.CONTROLS or not args.brain:
+        return None
+    return brains.connect(
+        args.brain, base_url=args.base_url or None, threads=args.threads or None, start=used
+    )
+
+
+def sampling(args: RunArgs) -> Sampling:
+    return Sampling(args.temperature, args.max_tokens)
+
+
+def judge(args: RunArgs) -> Judge:
+    return Naive(simplicity=args.simplicity)
+
+
+def set_up(target_: Target, folder: Path) -> None:
+    """Run the target's own preparation (fetching its data) outside the sandbox. TargetError."""
+    if not target_.setup:
+        return
+    env = None
+    command = target.argv(target_.setup)
+    environment = target_.environment(None, 0)
+    env = {**_inherited(), **environment}
+    done = subprocess.run(command, cwd=folder, env=env, check=False, text=True, capture_output=True)
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise TargetError(f"preparing the target failed ({' '.join(target_.setup)}): {said}")
+
+
+def read_run_toml(folder: Path) -> Json:
+    """What is recorded of the run in `folder`. Raises LedgerError."""
+    import tomllib
+
+    try:
+        return tomllib.loads((folder / RUN_TOML).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LedgerError(f"{folder} is not a run ({RUN_TOML}: {error.strerror})") from None
+    except ValueError as error:
+        raise LedgerError(f"{folder / RUN_TOML} is not TOML: {error}") from None
+
+
+def _create(args: RunArgs) -> Prepared:
+    _check_room(args.out)
+    choose("strategy", args.strategy, [*strategies.ARMS, *strategies.CONTROLS])
+    found = target.load(args.target, args.profile, args.variant)
+    budget = _budget(args, found)
+    name = args.out.resolve().name.replace(" ", "-")
+    fresh = not args.out.exists()
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        space, said = Workspace.create(found.folder, args.out / "work", name, found.editable)
+        found = dataclasses.replace(found, folder=space.folder)
+        body = _run_toml(args, found, name, budget, space)
+        write_atomic(args.out / RUN_TOML, tomli_w.dumps(body).encode())
+    except BaseException:
+        shutil.rmtree(args.out / "work", ignore_errors=True)
+        if fresh:
+            shutil.rmtree(args.out, ignore_errors=True)
+        raise
+    return Prepared(name, args, found, budget, space, (said, *found.inferred))
+
+
+def _reopen(args: RunArgs, argv: Sequence[str]) -> Prepared:
+    body = read_run_toml(args.out)
+    recorded = body["args"]
+    for name in flags.given(RunArgs, argv) - _MAY_CHANGE:
+        if str(getattr(args, name)) != str(recorded[name]):
+            raise UsageError(
+                f"the run in {args.out} has --{name.replace('_', '-')} {recorded[name]}; leave the "
+                "flag out, or begin another run"
+            )
+    hints = {f.name: f for f in dataclasses.fields(RunArgs)}
+    kept = {k: Path(v) if k == "target" else v for k, v in recorded.items() if k in hints}
+    changed = {k: getattr(args, k) for k in flags.given(RunArgs, argv) & _MAY_CHANGE}
+    merged = RunArgs(**cast(dict[str, Any], kept | changed | {"out": args.out, "resume": True}))
+    found = target.from_toml(body["target"])
+    found = dataclasses.replace(found, folder=args.out / "work")
+    space = Workspace(args.out / "work", body["name"], found.editable)
+    return Prepared(body["name"], merged, found, _budget(merged, found), space, ())
+
+
+def _budget(args: RunArgs, found: Target) -> Budget | None:
+    try:
+        return Budget.parse(args.budget) if args.budget else found.budget
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _check_room(out: Path) -> None:
+    there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    try:
+        free = shutil.disk_usage(there).free // 2**20
+    except OSError as error:
+        raise AutoresearchError(f"cannot look at {there}: {error.strerror}") from None
+    if free < LEAST_FREE_MB:
+        raise AutoresearchError(
+            f"only {free} MB are free at {there}, a run wants {LEAST_FREE_MB}; "
+            "make room or name another --out"
+        )
+
+
+def _run_toml(
+    args: RunArgs, found: Target, name: str, budget: Budget | None, space: Workspace
+) -> Json:
+    recorded = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    return {
+        "name": name,
+        "brain": "" if args.strategy in strategies.CONTROLS else args.brain,
+        "strategy": args.strategy,
+        "seed": args.seed,
+        "trials": args.trials,
+        "profile": found.profile,
+        "variant": found.variant,
+        "budget": str(budget or ""),
+        "judge": args.judge,
+        "sandbox": args.sandbox,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "base_commit": space.head(),
+        "args": recorded,
+        "target": target.to_toml(found),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("local-autoresearch", "torch", "xllamacpp", "gguf", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _inherited() -> dict[str, str]:
+    """Setup is the target's own fixed code and needs the network's settings, but no key."""
+    import os
+
+    from loop.sandbox import keys_in_environment
+
+    secret = set(keys_in_environment())
+    return {key: value for key, value in os.environ.items() if key not in secret}

@@ -1,0 +1,30 @@
+"""The strategies by name: the arms that ask a brain, and the controls that do not."""
+
+from importlib import import_module
+from typing import cast
+
+from loop.brain import Brain
+from loop.errors import UsageError, choose
+from loop.strategies.sampling import Sampling
+from loop.strategy import Strategy
+
+ARMS = {
+    "bare": "loop.strategies.bare:Bare",
+    "menu": "loop.strategies.menu:Menu",
+}
+CONTROLS = {
+    "random_search": "loop.strategies.random_search:RandomSearch",
+    "random_edit": "loop.strategies.random_edit:RandomEdit",
+}
+
+
+def build(name: str, brain: Brain | None, sampling: Sampling) -> Strategy:
+    """The strategy `name`, asking `brain` if it is one that asks. Raises UsageError."""
+    choose("strategy", name, [*ARMS, *CONTROLS])
+    module, _, cls = (ARMS | CONTROLS)[name].partition(":")
+    factory = getattr(import_module(module), cls)
+    if name in CONTROLS:
+        return cast(Strategy, factory())
+    if brain is None:
+        raise UsageError(f"strategy '{name}' asks a brain; name one with --brain provider:model")
+    return cast(Strategy, factory(brain, sampling))

@@ -1,0 +1,36 @@
+"""The Strategy protocol: (state) -> Draft, the answer that the loop turns into an edit."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from loop.context import Shown, State
+from loop.trial import Call, Json, Rejected
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a strategy came up with.
+
+    `answer`: text in the edit language of `loop.edit` (a control writes `KNOB = value` lines), or
+    why there is none. `calls`: every request to a brain that led there. `notes`: for the record.
+    """
+
+    answer: str | Rejected
+    description: str = ""
+    calls: tuple[Call, ...] = ()
+    shown: Shown = field(default_factory=Shown)
+    notes: Json = field(default_factory=dict)
+
+
+class Strategy(Protocol):
+    """How a proposal comes about. Stateless between trials: all it knows is the state."""
+
+    name: str
+    template_hash: str
+    model: str
+    """Name of the brain it asks; "" for a control."""
+    model_digest: str
+
+    def propose(self, state: State) -> Draft:
+        """Raises BrainError when its brain cannot answer at all."""
+        ...

@@ -1,0 +1,172 @@
+"""Git for a run: `work/`, a clone of the target in which the incumbent's branch moves.
+
+Nothing is ever checked out over a running experiment: a trial is committed by plumbing, kept alive
+under `refs/trials/<n>`, and run in a scratch copy of its own. Kept commits move the branch
+`autoresearch/<run>`. A foreign repository is data: its hooks, filters, fsmonitor and submodules do
+not run, and no configuration but ours is read.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from loop.errors import TargetError
+
+_SAFE = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.attributesFile": "/dev/null",
+    "core.autocrlf": "false",
+    "submodule.recurse": "false",
+    "protocol.ext.allow": "never",
+    "gc.auto": "0",
+    "safe.directory": "*",
+}
+_IDENTITY = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "autoresearch"), ("EMAIL", "autoresearch@localhost"))
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The git repository of a run. `editable`: path of the file that trials change."""
+
+    folder: Path
+    run: str
+    editable: str
+
+    @classmethod
+    def create(cls, source: Path, folder: Path, run: str, editable: str) -> tuple[Self, str]:
+        """Clone or copy the target `source` into `folder`; also say in a phrase which.
+
+        A folder that is a git work tree of its own is cloned with its history and must be clean;
+        any other is copied without what git would not track, and becomes a first commit. Raises
+        TargetError when git is absent or the tree is dirty.
+        """
+        if shutil.which("git") is None:
+            raise TargetError("git is not on PATH; install git (2.25 or newer)")
+        space = cls(folder, run, editable)
+        said = space._clone(source) if (source / ".git").exists() else space._copy(source)
+        space._git("update-ref", space.branch, "HEAD")
+        space._git("symbolic-ref", "HEAD", space.branch)
+        space._git("reset", "--quiet", "--hard")
+        return space, said
+
+    @property
+    def branch(self) -> str:
+        return f"refs/heads/autoresearch/{self.run}"
+
+    def head(self) -> str:
+        """The incumbent's commit."""
+        return self._git("rev-parse", self.branch).strip()
+
+    def read(self, commit: str) -> str:
+        """The editable file as it is in `commit`."""
+        return self._git("show", f"{commit}:{self.editable}")
+
+    def commit(self, trial: int, source: str, parent: str, message: str) -> str:
+        """Commit `parent` with `source` as its editable file, under refs/trials/<trial>."""
+        blob = self._git("hash-object", "-w", "--no-filters", "--stdin", text=source).strip()
+        index = {"GIT_INDEX_FILE": str(self.folder.absolute() / ".git" / "trial-index")}
+        self._git("read-tree", parent, env=index)
+        mode = self._git("ls-tree", parent, "--", self.editable).split(" ", 1)[0] or "100644"
+        self._git(
+            "update-index", "--add", "--cacheinfo", f"{mode},{blob},{self.editable}", env=index
+        )
+        tree = self._git("write-tree", env=index).strip()
+        commit = self._git("commit-tree", tree, "-p", parent, "-F", "-", text=message).strip()
+        self.remember(trial, commit)
+        return commit
+
+    def remember(self, trial: int, commit: str) -> None:
+        """Keep `commit` alive as the one of `trial`."""
+        self._git("update-ref", f"refs/trials/{trial}", commit)
+
+    def advance(self, commit: str) -> None:
+        """Make `commit` the incumbent: move the branch, and `work/` with it."""
+        self._git("update-ref", self.branch, commit)
+        self._git("reset", "--quiet", "--hard", self.branch)
+
+    def scratch(self, commit: str, folder: Path) -> None:
+        """Write the files of `commit` into the new folder `folder`, without a .git."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        index = {"GIT_INDEX_FILE": str(self.folder.absolute() / ".git" / "scratch-index")}
+        self._git("read-tree", commit, env=index)
+        self._git("checkout-index", "--all", "--force", f"--prefix={folder.absolute()}/", env=index)
+
+    def _clone(self, source: Path) -> str:
+        options = ["--quiet", "--no-hardlinks", "--no-checkout", "--no-recurse-submodules"]
+        places = [str(source.absolute()), str(self.folder.absolute())]
+        _run(["git", "clone", *options, "--template=", *places], source)
+        # Compared through our own .git: the source's configuration may name filters to run.
+        self._git("read-tree", "HEAD")
+        status = self._git(
+            f"--work-tree={source.absolute()}", "status", "--porcelain", "--untracked-files=no"
+        )
+        if status.strip():
+            raise TargetError(
+                f"{source} has uncommitted changes ({status.splitlines()[0][3:]}, ...); commit or "
+                "stash them, so that the baseline is something you can return to"
+            )
+        return f"cloned {source} at {self._git('rev-parse', '--short', 'HEAD').strip()}"
+
+    def _copy(self, source: Path) -> str:
+        self.folder.mkdir(parents=True)
+        for path in sorted(source.iterdir()):
+            if path.name in _LEFT_OUT or path.is_symlink():
+                continue
+            if path.is_dir():
+                shutil.copytree(path, self.folder / path.name, ignore=_ignore, symlinks=True)
+            elif path.is_file():
+                shutil.copyfile(path, self.folder / path.name)
+        self._git("init", "--quiet", "--template=")
+        self._git("add", "--all", "--force")
+        self._git("commit", "--quiet", "-m", f"target {source.name} as found")
+        return f"copied {source} (no git repository of its own)"
+
+    def _git(self, *args: str, text: str | None = None, env: dict[str, str] | None = None) -> str:
+        return _run(["git", *args], self.folder, text, env)
+
+
+_LEFT_OUT = (".git", ".venv", "venv", "__pycache__", "node_modules", "results.tsv", "run.log")
+
+
+def _ignore(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name in _LEFT_OUT or Path(folder, name).is_symlink()]
+
+
+def _run(
+    command: list[str], cwd: Path, text: str | None = None, env: dict[str, str] | None = None
+) -> str:
+    """Run git with our configuration alone. Raises TargetError with git's own last line."""
+    config = [part for key, value in _SAFE.items() for part in ("-c", f"{key}={value}")]
+    clean = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C.UTF-8",
+        **_IDENTITY,
+    }
+    done = subprocess.run(
+        [command[0], *config, *command[1:]],
+        cwd=cwd,
+        input=None if text is None else text.encode("utf-8", "surrogateescape"),
+        capture_output=True,
+        env=clean | (env or {}),
+    )
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise TargetError(f"git {_verb(command)} failed in {cwd}: {said[-1]}")
+    return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def _verb(command: list[str]) -> str:
+    return next(part for part in command[1:] if not part.startswith("-"))
