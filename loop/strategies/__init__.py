@@ -10,11 +10,17 @@ from loop.strategy import Strategy
 
 ARMS = {
     "bare": "loop.strategies.bare:Bare",
+    "cot": "loop.strategies.cot:Cot",
+    "re2": "loop.strategies.re2:Re2",
+    "re2_cot": "loop.strategies.cot:Re2Cot",
+    "self_consistency": "loop.strategies.self_consistency:SelfConsistency",
+    "hybrid": "loop.strategies.hybrid:Hybrid",
     "menu": "loop.strategies.menu:Menu",
 }
 CONTROLS = {
     "random_search": "loop.strategies.random_search:RandomSearch",
     "random_edit": "loop.strategies.random_edit:RandomEdit",
+    "tpe": "loop.strategies.tpe:Tpe",
 }
 
 

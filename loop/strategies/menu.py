@@ -4,14 +4,16 @@ The engine enforces the schema where it can; the client validates again, since s
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 
 import jsonschema
 
-from loop.brain import Brain
-from loop.context import State
+from loop.context import Shown, State, history
 from loop.edit import sha256, usable
 from loop.moves import Move, menu
-from loop.strategies.sampling import Sampling
+from loop.strategies.asking import Asking
+from loop.strategies.question import OVERHEAD, goal
 from loop.strategy import Draft
 from loop.trial import Json, Message, Reason, Rejected
 
@@ -26,40 +28,48 @@ MOVES = "\nPossible changes:\n{moves}\n\nWhich one is most likely to improve {me
 REASON_CHARS = 160
 
 
-class Menu:
+def messages(
+    state: State, moves: list[Move], window: int, count: Callable[[str], int]
+) -> tuple[tuple[Message, ...], Shown]:
+    """The settings, what was tried (fitted to `window` tokens by `count`), and the moves."""
+    metric = state.target.metric
+    system = INSTRUCTIONS.format(goal=goal(state))
+    values = state.values().items()
+    settings = SETTINGS.format(settings="\n".join(f"{name} = {value!r}" for name, value in values))
+    choices = MOVES.format(moves="\n".join(f"- {move.text}" for move in moves), metric=metric)
+    fixed = sum(map(count, (system, settings, HISTORY, choices))) + OVERHEAD
+    text, shown = history(state.trials, window - fixed, count)
+    tried = HISTORY.format(history=text) if text else ""
+    return (Message("system", (system,)), Message("user", (settings, tried, choices))), shown
+
+
+class Menu(Asking):
     """The arm that cannot make an invalid edit: it chooses among valid ones."""
 
     name = "menu"
     template_hash = sha256(INSTRUCTIONS + SETTINGS + HISTORY + MOVES)
 
-    def __init__(self, brain: Brain, sampling: Sampling) -> None:
-        self._brain, self._sampling = brain, sampling
-        self.model, self.model_digest = brain.name, brain.digest
-
     def propose(self, state: State) -> Draft:
         moves = menu(state)
         if not moves:
             return Draft(Rejected(Reason.NOTHING_LEFT, "every single-knob move has been tried"))
-        target = state.target
-        goal = f"{'Lower' if target.direction == 'min' else 'Higher'} {target.metric} is better."
-        system = INSTRUCTIONS.format(goal=goal)
-        settings = SETTINGS.format(
-            settings="\n".join(f"{name} = {value!r}" for name, value in state.values().items())
-        )
-        choices = MOVES.format(
-            moves="\n".join(f"- {move.text}" for move in moves), metric=target.metric
-        )
-        tried, shown = self._sampling.history(
-            self._brain, state, HISTORY, system, settings, choices
-        )
-        messages = (Message("system", (system,)), Message("user", (settings, tried, choices)))
+        prompt, shown = messages(state, moves, self.window, self.brain.count)
         schema = schema_of(moves)
-        call = self._sampling.ask(self._brain, messages, state.seed, schema)
-        text = usable(call.replies[0])
-        move = text if isinstance(text, Rejected) else chosen(text, moves, schema)
+        call = self.ask(prompt, state.seed, schema=schema)
+        return self._draft(Draft("", "", (call,), shown, {"moves": len(moves)}), moves)
+
+    def repair(self, state: State, draft: Draft, rejected: Rejected) -> Draft | None:
+        """Asks for the JSON once more."""
+        again = super().repair(state, draft, rejected)
+        return None if again is None else self._draft(again, menu(state))
+
+    def _draft(self, draft: Draft, moves: list[Move]) -> Draft:
+        """`draft` with the move that its last call chose as its answer."""
+        text = usable(draft.calls[-1].replies[0])
+        move = text if isinstance(text, Rejected) else chosen(text, moves)
         if isinstance(move, Rejected):
-            return Draft(move, "", (call,), shown)
-        return Draft(move.text, move.description, (call,), shown, {"moves": len(moves)})
+            return replace(draft, answer=move, description="")
+        return replace(draft, answer=move.text, description=move.description)
 
 
 def schema_of(moves: list[Move]) -> Json:
@@ -75,12 +85,12 @@ def schema_of(moves: list[Move]) -> Json:
     }
 
 
-def chosen(text: str, moves: list[Move], schema: Json) -> Move | Rejected:
+def chosen(text: str, moves: list[Move]) -> Move | Rejected:
     """The move that the JSON `text` chooses, validated, or why it chooses none."""
     try:
         answer = json.loads(text)
-        jsonschema.validate(answer, schema)
-    except (json.JSONDecodeError, RecursionError) as error:
+        jsonschema.validate(answer, schema_of(moves))
+    except (ValueError, RecursionError) as error:  # ValueError also for a number too long
         return Rejected(Reason.INVALID_JSON, f"not JSON: {error}")
     except jsonschema.ValidationError as error:
         return Rejected(Reason.INVALID_JSON, f"not the schema: {error.message[:200]}")

@@ -19,3 +19,6 @@ class RandomEdit:
         if not moves:
             return Draft(Rejected(Reason.NOTHING_LEFT, "every single-knob move has been tried"))
         return Draft(moves[0].text, moves[0].description, notes={"moves": len(moves)})
+
+    def repair(self, state: State, draft: Draft, rejected: Rejected) -> None:
+        """Chance learns nothing from being told."""

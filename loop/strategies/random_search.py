@@ -1,6 +1,7 @@
 """`random_search`: every knob drawn anew from anywhere in its space (Bergstra & Bengio 2012)."""
 
 from loop.context import State
+from loop.strategies.tpe import draft
 from loop.strategy import Draft
 from loop.trial import Reason, Rejected
 
@@ -14,14 +15,15 @@ class RandomSearch:
     model_digest = ""
 
     def propose(self, state: State) -> Draft:
-        values, rng = state.values(), state.rng
+        rng = state.rng
         drawn = {
             name: state.target.knobs[name].sample(rng, value)
-            for name, value in values.items()
+            for name, value in state.values().items()
             if f"knob:{name}" != state.target.seed
         }
         if not drawn:
             return Draft(Rejected(Reason.NOTHING_LEFT, "the target has no knobs"))
-        moved = [f"{name}={value!r}" for name, value in drawn.items() if value != values[name]]
-        answer = "\n".join(f"{name} = {value!r}" for name, value in drawn.items())
-        return Draft(answer, f"random: {', '.join(moved)}")
+        return draft(drawn, state, "random")
+
+    def repair(self, state: State, draft: Draft, rejected: Rejected) -> None:
+        """Chance learns nothing from being told."""

@@ -1,0 +1,42 @@
+# Two commands for a newcomer, each from a fresh clone: `make demo`, `make test`.
+# They need Python >= 3.11, git and make; everything else is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A machine with an NVIDIA driver gets the CUDA build of torch, any other the CPU build.
+CONSTRAINTS := constraints/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).txt
+
+.PHONY: demo test test-slow check format setup clean
+
+demo: setup
+	$(BIN)/autoresearch demo --out demo
+
+test: check
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: check
+	$(BIN)/pytest -n 2
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo 'this Python cannot make virtual environments; install python3-venv'; exit 1; }
+	@echo "installing into $(VENV) with $(CONSTRAINTS) (a few minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev,wandb,gpu]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+"""What a run was worth: summaries, the terminal table, the report."""

@@ -1,0 +1,305 @@
+"""The report of runs: one self-contained page with no script in it.
+
+What models wrote is foreign text. It is escaped by the template engine, characters that hide are
+made visible (`eval.words.visible`), and a content security policy allows nothing but the page's own
+style sheet. The chart is inline SVG, so nothing is embedded as JSON either.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval import words
+from eval.curve import charts
+from eval.summary import Summary, improvement, kind, reason, score, summarise, trainer_seconds
+from eval.table import failures, table
+from loop import flags
+from loop.errors import AutoresearchError
+from loop.files import write_atomic
+from loop.flags import flag
+from loop.trial import Call, Crashed, Invalid, Measurement, Rejected, Stopped, TimedOut, Trial
+
+__all__ = ["ReportArgs", "Summary", "page", "run", "summarise", "table", "write"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+DETAILED = 1000
+"""Trials shown with all they said; a page of more runs shares them out evenly."""
+EXAMPLES = 3
+"""Failures of each kind that keep their details where not all trials can."""
+DIFF_CHARS, TEXT_CHARS, TAIL_CHARS = 12_000, 8_000, 4_000
+REPEATED_CHARS = 300
+"""A message part of this length is shown once."""
+COMPARED = ("profile", "variant", "budget", "judge", "sandbox")
+"""Entries of run.toml that must agree for scores of two runs to be compared."""
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Runs -> one self-contained HTML page."""
+
+    dirs: tuple[Path, ...] = flag(help="folders of runs", positional=True)
+    out: Path = flag(Path("report.html"), "the page")
+
+
+def run(argv: Sequence[str]) -> int:
+    """The verb `report`: write the page and say where it is. Raises as `write` does."""
+    args = flags.parse("report", ReportArgs, argv)
+    print(f"report of {words.count(len(args.dirs), 'run')}: {write(list(args.dirs), args.out)}")
+    return 0
+
+
+def write(folders: list[Path], out: Path) -> Path:
+    """Write the report of the runs in `folders` to `out`, whole or not at all; returns `out`.
+
+    Raises LedgerError: a folder is not a run. AutoresearchError: `out` cannot be written.
+    """
+    text = page([summarise(folder) for folder in folders])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, text.encode())
+    except OSError as error:
+        raise AutoresearchError(
+            f"cannot write {out}: {error.strerror}; name another file with --out"
+        ) from None
+    return out
+
+
+def page(summaries: Sequence[Summary]) -> str:
+    """The report as HTML. The same summaries give the same bytes."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return words.visible(value) if type(value) is str else value
+
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    env.filters |= {
+        "measure": words.measure,
+        "signed": words.signed,
+        "duration": words.duration,
+        "listed": words.listed,
+        "plain": words.plain,
+        "count": words.count,
+        "short": words.short,
+    }
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    sections = _sections(summaries)
+    runs = [(section.index, section.summary, section.detailed) for section in sections]
+    return env.get_template("report.html.j2").render(
+        style=Markup(style),  # our own file, not escaped, so that its hash is the policy's
+        digest=digest,
+        sections=sections,
+        views=[("trial", charts(runs, "trial")), ("seconds", charts(runs, "seconds"))],
+        differences=_differences(summaries),
+        priced=any(s.dollars is not None for s in summaries),
+        naive=any(s.kept and s.info.get("judge") == "naive" for s in summaries),
+        failures=failures,
+        several=len(summaries) > 1,
+    )
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text cut to a size: `more` characters are not shown. `same`: where it was shown before."""
+
+    text: str
+    more: int = 0
+    same: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial in the list; `detail` is false where only this line of it is shown."""
+
+    trial: Trial
+    kind: str
+    why: str
+    delta: float | None
+    detail: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run of the page; `index` names it in links."""
+
+    index: int
+    summary: Summary
+    detailed: set[int]
+    shown: dict[str, str]
+
+    @property
+    def left_out(self) -> int:
+        """Trials without details."""
+        return len(self.summary.trials) - len(self.detailed)
+
+    @property
+    def headline(self) -> str:
+        """What came of the run, in a sentence."""
+        return _headline(self.summary)
+
+    def rows(self) -> Iterator[Row]:
+        """Every trial, in order."""
+        for trial in self.summary.trials:
+            metric, before = score(trial), trial.context.incumbent_metric
+            comparable = metric and before and metric.name == before.name
+            yield Row(
+                trial=trial,
+                kind=kind(trial),
+                why=_why(trial),
+                delta=improvement(before, metric) if comparable and before and metric else None,
+                detail=trial.id in self.detailed,
+            )
+
+    def diff(self, trial: Trial) -> Iterator[tuple[str, str]]:
+        """The lines of the edit, each with the class that colours it."""
+        edit = trial.proposal.edit
+        text = cut(edit.diff if edit else "", DIFF_CHARS)
+        for line in text.text.removesuffix("\n").split("\n"):
+            head = line.startswith(("+++", "---", "@@", "diff ", "index "))
+            yield "head" if head else {"+": "add", "-": "del"}.get(line[:1], ""), line
+        if text.more:
+            yield "more", f"… {text.more:,} more characters"
+
+    def parts(self, trial: Trial, call: Call) -> Iterator[tuple[str, list[Text]]]:
+        """Each message's role and parts; a long part shown before is a link to where."""
+        for message in call.messages:
+            yield message.role, [self._part(trial, part) for part in message.parts]
+
+    def _part(self, trial: Trial, part: str) -> Text:
+        here = f"r{self.index}t{trial.id}"
+        if len(part) >= REPEATED_CHARS and self.shown.setdefault(part, here) != here:
+            where = self.shown[part]
+            return Text("", len(part), (where, where.partition("t")[2]))
+        return cut(part, TEXT_CHARS)
+
+    def reply(self, text: str) -> Text:
+        """A reply, cut to size."""
+        return cut(text, TEXT_CHARS)
+
+    def evidence(self, trial: Trial) -> Text:
+        """The judge's evidence as JSON, empty where there is none."""
+        evidence = trial.decision.evidence
+        return cut(
+            json.dumps(evidence, indent=1, ensure_ascii=False) if evidence else "", TAIL_CHARS
+        )
+
+    def ending(self, trial: Trial) -> Text:
+        """What a failed trial left: the end of its log, or the detail of its rejection."""
+        match trial.outcome:
+            case Crashed(tail=text):
+                return Text(text[-TAIL_CHARS:], max(0, len(text) - TAIL_CHARS))
+            case Rejected(detail=text) | Invalid(detail=text):
+                return cut(text, TAIL_CHARS)
+        return Text("")
+
+    def replicates(self, trial: Trial) -> list[Measurement]:
+        """Further measurements of the trial's code."""
+        return [m for m in self.summary.measurements if m.trial == trial.id]
+
+    def info(self) -> str:
+        """run.toml as JSON, to be read by people."""
+        return json.dumps(self.summary.info, indent=1, ensure_ascii=False, default=str)
+
+    def trainer_seconds(self, trial: Trial) -> float:
+        """Seconds of the trial that were not the brain's."""
+        return trainer_seconds(trial)
+
+
+def cut(text: str, size: int) -> Text:
+    """The first `size` characters, and how many more there are."""
+    return Text(text[:size], max(0, len(text) - size))
+
+
+def _sections(summaries: Sequence[Summary]) -> list[Section]:
+    share = max(1, DETAILED // max(1, len(summaries)))
+    shown: dict[str, str] = {}
+    return [Section(i, s, _detailed(s, share), shown) for i, s in enumerate(summaries)]
+
+
+def _detailed(summary: Summary, share: int) -> set[int]:
+    """Which trials keep their details: kept ones, examples of each failure, then the latest."""
+    trials = summary.trials
+    if len(trials) <= share:
+        return {trial.id for trial in trials}
+    seen: dict[str | None, int] = {}
+    chosen: list[int] = []
+    for trial in trials:
+        why = reason(trial)
+        seen[why] = seen.get(why, 0) + 1
+        if kind(trial) in ("keep", "baseline") or (why and seen[why] <= EXAMPLES):
+            chosen.append(trial.id)
+    latest = [trial.id for trial in reversed(trials)]
+    return set(list(dict.fromkeys([*reversed(chosen), *latest]))[:share])
+
+
+def _why(trial: Trial) -> str:
+    """A failure's type and reason; empty for a trial with a usable score."""
+    why = words.plain(reason(trial) or "")
+    match trial.outcome:
+        case TimedOut(after=after):
+            return f"timed out after {words.duration(after)}"
+        case Stopped(at=at):
+            return f"stopped at {at:.0%}, {why}"
+        case Crashed(stage=stage):
+            return f"crashed in {stage}: {why}"
+        case Rejected():
+            return f"rejected: {why}"
+        case Invalid():
+            return f"invalid: {why}"
+    return why
+
+
+def _headline(summary: Summary) -> str:
+    for event in summary.events:
+        if event.name == "baseline_failed" and not summary.trials:
+            why = words.plain(words.short(str(event.data.get("reason", "unknown"))))
+            return f"The baseline gave no score ({why}), so no trial was run."
+    if not summary.trials:
+        return "This run has no trial yet, not even its baseline."
+    if summary.best is None:
+        return "The baseline has no score, so no trial could be compared with it."
+    name, base = summary.best.name, words.measure(summary.baseline)
+    if summary.proposed == 0:
+        return f"Only the baseline was measured: {name} {base} (n = 1). No trial has run yet."
+    tried = words.count(summary.proposed, "trial")
+    if not summary.kept:
+        return f"None of {tried} was kept: the baseline's {name} {base} (n = 1) stands."
+    if not summary.gain:
+        return f"{tried}, {summary.kept:,} kept; the best {name} is still {base} (n = 1)."
+    verb = "fell" if summary.best.direction == "min" else "rose"
+    share = _share(summary)
+    return (
+        f"{name} {verb} from {base} to {words.measure(summary.best)} in {tried}{share}; "
+        f"{summary.kept:,} kept. One measurement each (n = 1)."
+    )
+
+
+def _share(summary: Summary) -> str:
+    if summary.baseline is None or not summary.gain or not summary.baseline.value:
+        return ""
+    return f" ({abs(summary.gain / summary.baseline.value):.2%} better)"
+
+
+def _differences(summaries: Sequence[Summary]) -> list[str]:
+    """What the runs do not share and scores depend on, a phrase each."""
+    found = []
+    for key in COMPARED:
+        values = list(dict.fromkeys(str(s.info.get(key, "not recorded")) for s in summaries))
+        if len(values) > 1:
+            found.append(f"{key} ({', '.join(words.short(v, 40) or 'none' for v in values)})")
+    targets = [s.info.get("target") for s in summaries]
+    # Each run works on a clone of its own, so its folder says nothing.
+    same = [{k: v for k, v in t.items() if k != "folder"} for t in targets if isinstance(t, dict)]
+    return ["target", *found] if any(t != same[0] for t in same) else found
