@@ -12,6 +12,9 @@ VERBS = {
     "demo": ("eval.demo:run", "the whole story on this machine with the embedded brain"),
     "run": ("eval.after:run", "propose, train, keep or discard, and again"),
     "report": ("eval.report:run", "runs -> one self-contained HTML page"),
+    "import": ("data_collection.importer:run", "somebody else's run -> a run folder"),
+    "collect": ("data_collection.collect:run", "runs -> a corpus that `datasets` opens"),
+    "costs": ("eval.costs:run", "what an experiment costs: API, own GPU, rented GPU"),
 }
 USAGE = "autoresearch VERB [--help]\n\n" + "\n".join(
     f"  {verb:8s} {text}" for verb, (_, text) in VERBS.items()

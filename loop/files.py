@@ -1,6 +1,10 @@
-"""Writing a file so that it is never half-written."""
+"""Files and folders: never half-written, never a trap to read, gone when they are to go."""
 
 import os
+import shutil
+import stat
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -21,3 +25,25 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """Up to `most` bytes of a plain file. Raises OSError.
+
+    What a trial wrote may be a pipe, a device or a link: those are empty, or an error.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return os.read(descriptor, most) if plain else b""
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that a trial wrote in: a tree deeper than a stack, or shut with chmod."""
+    with suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir() and not folder.is_symlink():
+        for command in (["chmod", "-R", "u+rwx", str(folder)], ["rm", "-rf", str(folder)]):
+            subprocess.run(command, capture_output=True, check=False)

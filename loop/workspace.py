@@ -6,30 +6,14 @@ under `refs/trials/<n>`, and run in a scratch copy of its own. Kept commits move
 not run, and no configuration but ours is read.
 """
 
-import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from loop.errors import TargetError
-
-_SAFE = {
-    "core.hooksPath": "/dev/null",
-    "core.fsmonitor": "false",
-    "core.attributesFile": "/dev/null",
-    "core.autocrlf": "false",
-    "submodule.recurse": "false",
-    "protocol.ext.allow": "never",
-    "gc.auto": "0",
-    "safe.directory": "*",
-}
-_IDENTITY = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "autoresearch"), ("EMAIL", "autoresearch@localhost"))
-}
+from loop.files import remove
+from loop.git import git
 
 
 @dataclass(frozen=True)
@@ -60,6 +44,11 @@ class Workspace:
     @property
     def branch(self) -> str:
         return f"refs/heads/autoresearch/{self.run}"
+
+    def unlock(self) -> None:
+        """Remove the locks that a killed process left; only one that holds the run may do so."""
+        for lock in (self.folder / ".git").rglob("*.lock"):
+            lock.unlink(missing_ok=True)
 
     def head(self) -> str:
         """The incumbent's commit."""
@@ -94,7 +83,7 @@ class Workspace:
 
     def scratch(self, commit: str, folder: Path) -> None:
         """Write the files of `commit` into the new folder `folder`, without a .git."""
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         folder.mkdir(parents=True)
         index = {"GIT_INDEX_FILE": str(self.folder.absolute() / ".git" / "scratch-index")}
         self._git("read-tree", commit, env=index)
@@ -102,13 +91,16 @@ class Workspace:
 
     def _clone(self, source: Path) -> str:
         options = ["--quiet", "--no-hardlinks", "--no-checkout", "--no-recurse-submodules"]
+        # The other end of the clone forgets our configuration, and with it whom to trust.
+        options += ["--template=", "--upload-pack=git -c safe.directory=* upload-pack"]
         places = [str(source.absolute()), str(self.folder.absolute())]
-        _run(["git", "clone", *options, "--template=", *places], source)
+        git(["clone", *options, *places], source)
         # Compared through our own .git: the source's configuration may name filters to run.
         self._git("read-tree", "HEAD")
         status = self._git(
-            f"--work-tree={source.absolute()}", "status", "--porcelain", "--untracked-files=no"
-        )
+            f"--work-tree={source.absolute()}", "status", "--porcelain", "--untracked-files=no",
+            "--ignore-submodules=all",
+        )  # fmt: skip
         if status.strip():
             raise TargetError(
                 f"{source} has uncommitted changes ({status.splitlines()[0][3:]}, ...); commit or "
@@ -118,55 +110,29 @@ class Workspace:
 
     def _copy(self, source: Path) -> str:
         self.folder.mkdir(parents=True)
-        for path in sorted(source.iterdir()):
-            if path.name in _LEFT_OUT or path.is_symlink():
-                continue
-            if path.is_dir():
-                shutil.copytree(path, self.folder / path.name, ignore=_ignore, symlinks=True)
-            elif path.is_file():
-                shutil.copyfile(path, self.folder / path.name)
+        run = self.folder.parent.resolve()  # which may lie inside the source
+        try:
+            shutil.copytree(
+                source, self.folder, dirs_exist_ok=True,
+                ignore=lambda folder, names: [n for n in names if _left_out(Path(folder, n), run)],
+            )  # fmt: skip
+        except OSError as error:  # shutil.Error too: it lists one reason a file
+            reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+            raise TargetError(f"cannot copy {source}: {reason}") from None
         self._git("init", "--quiet", "--template=")
         self._git("add", "--all", "--force")
         self._git("commit", "--quiet", "-m", f"target {source.name} as found")
         return f"copied {source} (no git repository of its own)"
 
     def _git(self, *args: str, text: str | None = None, env: dict[str, str] | None = None) -> str:
-        return _run(["git", *args], self.folder, text, env)
+        return git(args, self.folder, text, env)
 
 
 _LEFT_OUT = (".git", ".venv", "venv", "__pycache__", "node_modules", "results.tsv", "run.log")
 
 
-def _ignore(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if name in _LEFT_OUT or Path(folder, name).is_symlink()]
-
-
-def _run(
-    command: list[str], cwd: Path, text: str | None = None, env: dict[str, str] | None = None
-) -> str:
-    """Run git with our configuration alone. Raises TargetError with git's own last line."""
-    config = [part for key, value in _SAFE.items() for part in ("-c", f"{key}={value}")]
-    clean = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": "/nonexistent",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_TERMINAL_PROMPT": "0",
-        "LC_ALL": "C.UTF-8",
-        **_IDENTITY,
-    }
-    done = subprocess.run(
-        [command[0], *config, *command[1:]],
-        cwd=cwd,
-        input=None if text is None else text.encode("utf-8", "surrogateescape"),
-        capture_output=True,
-        env=clean | (env or {}),
-    )
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise TargetError(f"git {_verb(command)} failed in {cwd}: {said[-1]}")
-    return done.stdout.decode("utf-8", "surrogateescape")
-
-
-def _verb(command: list[str]) -> str:
-    return next(part for part in command[1:] if not part.startswith("-"))
+def _left_out(path: Path, run: Path) -> bool:
+    """Not code: caches, links, pipes and sockets, this run, and earlier runs kept in the folder."""
+    if path.name in _LEFT_OUT or path.is_symlink() or path.resolve() == run:
+        return True
+    return (path / "ledger.jsonl").exists() if path.is_dir() else not path.is_file()

@@ -1,0 +1,1 @@
+"""Trials, everyone's, become training data: foreign logs -> runs -> a corpus -> rows for trl."""
