@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from eval import report
+from eval import false_keeps, report
 from eval.summary import summarise
 from eval.table import table
 from loop import flags
@@ -35,5 +35,9 @@ def _show(args: RunArgs, console: Console) -> None:
     if not summary.trials:
         return
     console.print(table([summary]))
+    if said := false_keeps.said(summary):
+        console.print(said, highlight=False)
+    if check := report.final(summary):
+        console.print(check, highlight=False)
     page = report.write([args.out], args.out / "report.html")
     console.print(f"report: {page}", highlight=False)

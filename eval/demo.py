@@ -86,6 +86,8 @@ def _run_arm(args: DemoArgs, arm: str, console: Console) -> int:
     command = [sys.executable, "-m", "loop", "--out", str(args.out / arm), "--strategy", arm]
     command += ["--brain", f"llamacpp:{BRAIN}", "--threads", "1", "--profile", "cpu"]
     command += ["--trials", str(ARMS[arm]), "--seed", str(args.seed), "--sandbox", args.sandbox]
+    # Confirming a gain costs ten runs or more: a demo shows the turns, not what to believe.
+    command += ["--judge", "naive", "--final-seeds", "0"]
     command += ["--budget", args.budget] if args.budget else []
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",

@@ -147,7 +147,7 @@ class Section:
     @property
     def headline(self) -> str:
         """What came of the run, in a sentence."""
-        return _headline(self.summary)
+        return " ".join(part for part in (final(self.summary), _headline(self.summary)) if part)
 
     def rows(self) -> Iterator[Row]:
         """Every trial, in order."""
@@ -215,6 +215,24 @@ class Section:
     def trainer_seconds(self, trial: Trial) -> float:
         """Seconds of the trial that were not the brain's."""
         return trainer_seconds(trial)
+
+
+def final(summary: Summary) -> str:
+    """The figure that a reader may believe, in a sentence; empty where it was not measured."""
+    check = summary.final
+    if check is None:
+        return ""
+    text = "the untouched test text" if check.untouched else "the target's own text"
+    pairs = words.count(check.n, "pair")
+    interval = "no interval from one pair"
+    if check.low is not None and check.high is not None:
+        low, high = words.signed(check.low), words.signed(check.high)
+        interval = f"95 % interval {low} to {high}"
+    return (
+        f"Final check of trial {check.trial} on fresh seeds and {text}: {check.metric} "
+        f"{words.number(check.baseline)} to {words.number(check.best)}, better by "
+        f"{words.signed(check.gain)} ({interval}; n = {pairs}). What follows was seen on the way."
+    )
 
 
 def cut(text: str, size: int) -> Text:

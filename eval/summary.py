@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
+from loop.final import Final, result
 from loop.ledger import read
 from loop.start import read_run_toml
 from loop.trial import (
@@ -73,6 +74,11 @@ class Summary:
         """The (brain, strategy) pair, as one name."""
         pair = [str(self.info.get(key) or "") for key in ("strategy", "brain")]
         return " · ".join(part for part in pair if part) or "not recorded"
+
+    @property
+    def final(self) -> Final | None:
+        """What the check on fresh seeds and the untouched text found, if there was one."""
+        return result(self.measurements)
 
     @property
     def gain(self) -> float | None:

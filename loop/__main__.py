@@ -7,10 +7,12 @@ from types import FrameType
 
 from rich.console import Console
 
-from loop import flags, start, strategies
+from loop import flags, gpu, secrets, start
+from loop.caps import Caps
 from loop.errors import AutoresearchError
 from loop.experiment import Limits, Runner
 from loop.ledger import Ledger
+from loop.optimiser import StudyMirror
 from loop.progress import Progress
 from loop.run import Loop, Observer, Settings
 from loop.sandbox import LACKS, open_box
@@ -18,6 +20,7 @@ from loop.tracking import Mode, WandbTracker
 from loop.trial import Trial
 
 INTERRUPTED = 130
+OPTIMISED = ("tpe", "hybrid")
 
 
 class Interrupt:
@@ -47,25 +50,24 @@ class Interrupt:
 def run(argv: Sequence[str], console: Console | None = None) -> int:
     """The verb `run`. Returns 0, or 130 when it was interrupted. Raises AutoresearchError."""
     args = flags.parse("run", start.RunArgs, argv)
+    secrets.hide()
+    if args.resume:
+        args = start.recorded(args, argv)
     console = console or Console()
     box = open_box(args.sandbox)
-    prepared = start.prepare(args, argv)
-    args = prepared.args
+    # Before there is a folder: a brain that cannot be had leaves nothing behind.
+    composed = None if args.resume else start.strategy(args, 0)
+    prepared = start.prepare(args)
     for line in (*prepared.said, *(() if box.bwrap else (LACKS,))):
-        console.print(f"· {line}", style="dim", highlight=False)
-    start.set_up(prepared.target, prepared.workspace.folder)
+        console.print(f"· {line}", style="dim", highlight=False, markup=False)
     stop = Interrupt(console)
     with Ledger(args.out, repair=args.repair) as ledger:
-        used = sum(
-            len(call.replies)
-            for record in ledger.records
-            if isinstance(record, Trial)
-            for call in record.proposal.calls
-        )
-        strategy = strategies.build(args.strategy, start.connect(args, used), start.sampling(args))
+        strategy, brain = composed or start.strategy(args, _replies(ledger))
         limits = Limits(args.timeout or prepared.target.timeout_s, args.memory_mb)
         progress = Progress(console, prepared.name, args.trials)
         observers: list[Observer] = [progress]
+        if args.strategy in OPTIMISED:
+            observers.append(StudyMirror(args.out, prepared.target))
         tracker = None
         if args.wandb in ("offline", "online"):
             mode: Mode = "offline" if args.wandb == "offline" else "online"
@@ -73,10 +75,21 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
             tracker = WandbTracker(args.out, prepared.name, mode, config)
             observers.append(tracker)
         loop = Loop(
-            Settings(prepared.name, args.seed, args.trials, prepared.budget, args.failsafe),
+            Settings(
+                prepared.name,
+                args.seed,
+                args.trials,
+                prepared.budget,
+                args.failsafe,
+                Caps(args.max_dollars, args.max_tokens, args.max_hours),
+                args.patience,
+                args.fresh_seeds,
+                args.final_seeds,
+                args.stop_hopeless,
+            ),
             strategy=strategy,
-            judge=start.judge(args),
-            runner=Runner(prepared.target, box, limits),
+            judge=start.judge(args, prepared.target, prepared.budget),
+            runner=gpu.arrange(args.gpu, Runner(prepared.target, box, limits), brain),
             workspace=prepared.workspace,
             ledger=ledger,
             observers=observers,
@@ -91,9 +104,16 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
             if tracker is not None:
                 tracker.finish()
     if stop.asked:
-        console.print(f"go on with: autoresearch run --resume --out {args.out}", highlight=False)
+        command = f"autoresearch run --resume --out {args.out}"
+        console.print(f"go on with: {command}", highlight=False, markup=False, soft_wrap=True)
         return INTERRUPTED
     return 0
+
+
+def _replies(ledger: Ledger) -> int:
+    """How many replies of its brain the run has consumed."""
+    trials = (record for record in ledger.records if isinstance(record, Trial))
+    return sum(len(call.replies) for trial in trials for call in trial.proposal.calls)
 
 
 def main() -> int:
@@ -102,6 +122,8 @@ def main() -> int:
     except AutoresearchError as error:
         print(f"autoresearch: {error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

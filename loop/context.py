@@ -50,8 +50,7 @@ class State:
 
     def values(self) -> dict[str, knobs.Value]:
         """The knobs of the incumbent's file that have a space to move in."""
-        present = knobs.read(self.source)
-        return {name: present[name] for name in self.target.knobs if name in present}
+        return self.target.values(self.source)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def describe(trial: Trial, newest: bool = False) -> str:
     line = f"{trial.id}. {_one_line(what)}: {came}, {trial.decision.verdict}\n"
     if newest and isinstance(trial.outcome, Crashed) and trial.outcome.tail:
         tail = "\n".join(trial.outcome.tail.strip().splitlines()[-TAIL_LINES:])
-        line += f"```output\n{tail.replace('```', '` ` `')[-400:]}\n```\n"
+        line += f"```output\n{_inert(tail)[-400:]}\n```\n"
     return line
 
 
@@ -121,4 +120,12 @@ def _against(metric: Metric, incumbent: Metric | None) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:160]
+    return _inert(" ".join(text.split()))[:160]
+
+
+def _inert(text: str) -> str:
+    """Text that a model or a program wrote, unable to close a fence or a turn of a chat template.
+
+    llama.cpp reads `<|im_end|>` inside a message as the special token that it spells.
+    """
+    return text.replace("```", "` ` `").replace("<|", "< |")

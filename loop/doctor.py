@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loop import flags
+from loop import autopsy, flags
+from loop.flags import flag
 from loop.sandbox import bwrap_advice, working_bwrap
 from loop.target import cache_folder
 
+SHOWN = 20
 FREE_GB = 2
 GPU_MEMORY_GB = 24
 OLLAMA_ADAPTERS = "0.30.0 to 0.34.0 serve adapters; every version serves merged models"
@@ -29,7 +31,9 @@ OLLAMA_ADAPTERS = "0.30.0 to 0.34.0 serve adapters; every version serves merged 
 
 @dataclass(frozen=True)
 class DoctorArgs:
-    """What this machine can do, and what to do about each lack."""
+    """What this machine can do, and what to do about each lack; of a run: what failed silently."""
+
+    run: Path | None = flag(None, "folder of a run to examine instead", positional=True)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Finding:
 
 def run(argv: Sequence[str]) -> int:
     """The verb `doctor`. Returns 1 when something without which nothing runs is lacking."""
-    flags.parse("doctor", DoctorArgs, argv)
+    args = flags.parse("doctor", DoctorArgs, argv)
+    if args.run is not None:
+        return _examine(args.run)
     findings = [finding for check in CHECKS for finding in check()]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     style = {"ok": "green", "note": "yellow", "lack": "bold red"}
@@ -55,6 +61,19 @@ def run(argv: Sequence[str]) -> int:
         table.add_row(finding.what, Text(finding.level, style[finding.level]), body)
     Console().print(table)
     return 1 if any(finding.level == "lack" for finding in findings) else 0
+
+
+def _examine(folder: Path) -> int:
+    """Print what failed silently in a run. Raises LedgerError for what is none."""
+    console, symptoms = Console(), autopsy.examine(folder)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for symptom in symptoms:
+        shown = ", ".join(map(str, symptom.trials[:SHOWN]))
+        more = f" and {len(symptom.trials) - SHOWN} more" if len(symptom.trials) > SHOWN else ""
+        body = Text(f"{symptom.what}\ntrials {shown}{more}")
+        table.add_row(Text(symptom.name, "yellow"), str(len(symptom.trials)), body)
+    console.print(table if symptoms else "nothing failed silently, as far as the ledger tells")
+    return 0
 
 
 def _system() -> Iterator[Finding]:

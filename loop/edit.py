@@ -19,13 +19,12 @@ from loop.trial import Edit, KnobChange, Reason, Rejected, Reply
 MAX_FILE_CHARS = 200_000
 MAX_REPLY_CHARS = 80_000
 
-_BLOCK = re.compile(
-    r"^[ \t]*<{5,9}[ \t]*SEARCH[^\n]*\n(.*?)^[ \t]*={5,9}[ \t]*\n(.*?)^[ \t]*>{5,9}[ \t]*REPLACE",
-    re.MULTILINE | re.DOTALL,
-)
-_FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
-_KNOB = re.compile(r"^[ \t>*`-]*([A-Z][A-Z0-9_]*)[ \t]*=(?!=)[ \t]*([^\n]*?)[ \t`]*$", re.MULTILINE)
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+# Each looks at one line or one tag: a pattern that spans lines can be made to take hours.
+_SEARCH = re.compile(r"[ \t]*<{5,9}[ \t]*SEARCH")
+_DIVIDER = re.compile(r"[ \t]*={5,9}[ \t]*\n")
+_REPLACE = re.compile(r"[ \t]*>{5,9}[ \t]*REPLACE")
+_KNOB = re.compile(r"^[ \t>*`-]*([A-Z][A-Z0-9_]*)[ \t]*=(?!=)([^\n]*)$", re.MULTILINE)
+_THINK = re.compile(r"(</?think>)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ def usable(reply: Reply) -> str | Rejected:
     """The text of `reply` that may hold an answer, or why there is none."""
     if reply.finish == "tool_call":
         return Rejected(Reason.TOOL_CALL, "the reply is a tool call; none was offered")
-    text = _THINK.sub("", reply.text)
-    if "<think>" in text.lower():
-        text = text[: text.lower().index("<think>")]
+    text = _without_thoughts(reply.text)
     if not text.strip():
         if reply.reasoning.strip() or reply.text.strip():
             return Rejected(Reason.ONLY_REASONING, "the reply holds reasoning and no answer")
@@ -62,17 +59,20 @@ def apply(
     """
     if len(answer) > MAX_REPLY_CHARS:
         return Rejected(Reason.TOO_LARGE, f"a reply of {len(answer):,} characters")
+    answer = answer.replace("\r\n", "\n")
     if offending := _names_fixed_file(answer, name, fixed):
         return Rejected(Reason.FIXED_FILE, f"{offending} is fixed; only {name} may change")
-    if "SEARCH" in answer and (blocks := _BLOCK.findall(answer)):
-        new = _search_replace(source, blocks)
-    elif whole := _whole_file(answer, source):
+    crlf = 0 < source.count("\r\n") == source.count("\n")
+    plain = source.replace("\r\n", "\n") if crlf else source
+    if blocks := _blocks(answer):
+        new = _search_replace(plain, blocks)
+    elif whole := _whole_file(answer, plain):
         new = whole
     else:
-        new = _knob_lines(answer, source)
+        new = _knob_lines(answer, plain)
     if isinstance(new, Rejected):
         return new
-    return compare(source, new, name)
+    return compare(source, new.replace("\n", "\r\n") if crlf else new, name)
 
 
 def compare(source: str, new: str, name: str = "train.py") -> Edited | Rejected:
@@ -106,12 +106,68 @@ def sha256(text: str) -> str:
 
 def unified(old: str, new: str, name: str) -> str:
     """The unified diff of two texts of the file `name`, as `git diff` labels it."""
-    lines = difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{name}", f"b/{name}"
-    )
+    lines = difflib.unified_diff(_lines(old), _lines(new), f"a/{name}", f"b/{name}")
     return "".join(
         line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines
     )
+
+
+def _lines(text: str) -> list[str]:
+    """Lines with their ends, as git counts them: splitlines() also breaks at form feeds."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def _without_thoughts(text: str) -> str:
+    """`text` without its <think> spans. One may lack its end (cut short) or its beginning (which
+    some chat templates write before the reply starts)."""
+    kept: list[str] = []
+    thinking = False
+    for part in _THINK.split(text):
+        if part.lower() == "<think>":
+            thinking = True
+        elif part.lower() == "</think>":
+            if not thinking:
+                kept.clear()
+            thinking = False
+        elif not thinking:
+            kept.append(part)
+    return "".join(kept)
+
+
+def _blocks(answer: str) -> list[tuple[str, str]]:
+    """(search, replace) of every complete SEARCH/REPLACE block."""
+    found: list[tuple[str, str]] = []
+    search: list[str] = []
+    replace: list[str] = []
+    part: list[str] | None = None
+    for line in _lines(answer):
+        if _SEARCH.match(line):
+            search, replace = [], []
+            part = search
+        elif part is search and _DIVIDER.fullmatch(line):
+            part = replace
+        elif part is replace and _REPLACE.match(line):
+            found.append(("".join(search), "".join(replace)))
+            part = None
+        elif part is not None:
+            part.append(line)
+    return found
+
+
+def _fenced(answer: str) -> list[str]:
+    """The bodies of the closed ``` blocks."""
+    found: list[str] = []
+    body: list[str] | None = None
+    for line in _lines(answer):
+        mark = line.strip()
+        if body is None:
+            body = [] if mark.startswith("```") and "`" not in mark[3:] else None
+        elif mark == "```":
+            found.append("".join(body))
+            body = None
+        else:
+            body.append(line)
+    return found
 
 
 def _search_replace(source: str, blocks: list[tuple[str, str]]) -> str | Rejected:
@@ -133,8 +189,8 @@ def _search_replace(source: str, blocks: list[tuple[str, str]]) -> str | Rejecte
 
 def _replace_loosely(source: str, search: str, replace: str) -> str | Rejected:
     """The second try: lines are compared without indentation and trailing blanks."""
-    lines = source.splitlines(keepends=True)
-    wanted = [line.strip() for line in search.strip("\n").splitlines()]
+    lines = _lines(source)
+    wanted = [line.strip() for line in _lines(search.strip("\n"))]
     bare = [line.strip() for line in lines]
     starts = [
         at
@@ -146,7 +202,7 @@ def _replace_loosely(source: str, search: str, replace: str) -> str | Rejected:
     if len(starts) > 1:
         return Rejected(Reason.SEARCH_AMBIGUOUS, f"{_quote(search)} matches {len(starts)} times")
     at = starts[0]
-    new = _reindent(replace, search.strip("\n").splitlines()[0], lines[at])
+    new = _reindent(replace, search.strip("\n").split("\n")[0], lines[at])
     return "".join([*lines[:at], new, *lines[at + len(wanted) :]])
 
 
@@ -154,7 +210,7 @@ def _reindent(text: str, written: str, found: str) -> str:
     """Shift `text` by as much as the line `found` is indented more than it was `written`."""
     shift = _indent(found) - _indent(written)
     out = []
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n") if text else ():
         if line.strip() and shift > 0:
             line = " " * shift + line
         elif shift < 0:
@@ -169,11 +225,11 @@ def _indent(line: str) -> int:
 
 def _whole_file(answer: str, source: str) -> str | None:
     least = max(1, len(source.splitlines()) // 2)
-    blocks = [body for _, body in _FENCE.findall(answer) if len(body.splitlines()) >= least]
+    blocks = [body for body in _fenced(answer) if len(body.splitlines()) >= least]
     for body in sorted(blocks, key=len, reverse=True):
         if not isinstance(code_hash(body), Rejected):
-            return str(body)
-    return str(max(blocks, key=len)) if blocks else None
+            return body
+    return max(blocks, key=len) if blocks else None
 
 
 def _knob_lines(answer: str, source: str) -> str | Rejected:
@@ -187,6 +243,7 @@ def _knob_lines(answer: str, source: str) -> str | Rejected:
             if len(name) > 2:
                 return Rejected(Reason.UNKNOWN_KNOB, f"the file has no knob {name[:60]}")
             continue
+        text = text.strip(" \t`")
         value = _literal_text(text, present[name])
         if value is None:
             return Rejected(Reason.BAD_VALUE, f"{name} = {text[:60]} is not a value for it")
@@ -199,7 +256,7 @@ def _knob_lines(answer: str, source: str) -> str | Rejected:
 
 def _literal_text(text: str, old: knobs.Value) -> str | None:
     """The literal that `text` begins with, comments and chatter after it cut off."""
-    for candidate in (text, text.split("#")[0], text.split(" ")[0].rstrip(",.;`")):
+    for candidate in (text.split("#")[0], text, text.split(" ")[0].rstrip(",.;`*")):
         try:
             value = knobs.literal(candidate)
         except ValueError:
@@ -228,7 +285,7 @@ def _names_fixed_file(answer: str, name: str, fixed: tuple[str, ...]) -> str | N
         if other == name:
             continue
         path = re.escape(other)
-        head = rf"^(?:[#*`\s]*|(?:---|\+\+\+) [ab]/)(?:[Ff]ile:?\s*)?`?{path}`?\**:?[ \t]*\n"
+        head = rf"^(?:[#*` \t]*|(?:---|\+\+\+) [ab]/)(?:[Ff]ile:?\s*)?`?{path}`?\**:?[ \t]*\n"
         block = r"(?=[ \t]*\n?[ \t]*(?:```|<{5,9}|\+\+\+|@@))"
         if re.search(rf"^[ \t]*```[^\n]*\b{path}\b", answer, re.MULTILINE) or re.search(
             head + block, answer, re.MULTILINE

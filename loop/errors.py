@@ -6,7 +6,8 @@
     ├── TargetError            the target cannot be understood or does not run
     ├── SandboxError           no box for model-written code on this machine
     └── BrainError             the brain cannot be reached, loaded or asked
-        └── ContextOverflow    what would be sent does not fit the brain's window
+        ├── ContextOverflow    what would be sent does not fit the brain's window
+        └── ServerDown         its server stays down: the run waits and asks again
 
 Everything else is a bug and crashes with its traceback.
 """
@@ -42,6 +43,14 @@ class BrainError(AutoresearchError):
 
 class ContextOverflow(BrainError):
     """A prompt is longer than the brain's window; it is never truncated silently."""
+
+
+class ServerDown(BrainError):
+    """A brain's server does not answer, after retries. `after`: seconds it asked to be left."""
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 def choose(what: str, name: str, existing: list[str]) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from loop.errors import AutoresearchError
 
@@ -34,7 +34,7 @@ def flag(
 def parse(verb: str, kind: type[T], argv: Sequence[str]) -> T:
     """`argv` as an instance of the dataclass `kind`. Exits with status 2 on wrong usage."""
     assert dataclasses.is_dataclass(kind)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         f"autoresearch {verb}", description=(kind.__doc__ or "").strip(), allow_abbrev=False
     )
     hints = typing.get_type_hints(kind)
@@ -50,6 +50,13 @@ def given(kind: type[Any], argv: Sequence[str]) -> set[str]:
     """The fields of `kind` that `argv` names, whatever their values."""
     names = {part.partition("=")[0] for part in argv if part.startswith("--")}
     return {f.name for f in dataclasses.fields(kind) if f"--{f.name.replace('_', '-')}" in names}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; the usage is for those who ask."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _add(parser: argparse.ArgumentParser, spec: dataclasses.Field[Any], hint: Any) -> None:

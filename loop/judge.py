@@ -1,35 +1,77 @@
 """Keep or discard: the Judge protocol and the judge `naive`."""
 
 import ast
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from loop.trial import Decision, Metric, Outcome, Scored, better
+from loop.trial import Decision, Json, Measurement, Metric, Outcome, Scored, Trial, better
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Code that stands before a judge. `trial`: its id; `commit`: its code; `metric`: its score."""
+    """Code that stands before a judge. `trial`: its id; `commit`: its code; `metric`: its score,
+    which it got on the training seed `seed`."""
 
     trial: int
     commit: str
     source: str
     metric: Metric
+    seed: int = 0
+
+    @property
+    def code(self) -> str:
+        """sha256 of its file: what its measurements are found by."""
+        return hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 Measure = Callable[[Contender, int, str], Outcome]
 """(contender, training seed, purpose) -> one more run of its code, recorded as a measurement."""
 
 
+class Past(Protocol):
+    """What the ledger says so far: all that a judge knows beside the code before it."""
+
+    @property
+    def trials(self) -> Sequence[Trial]: ...
+
+    @property
+    def measurements(self) -> Sequence[Measurement]:
+        """Grows with every call of `measure`."""
+        ...
+
+    @property
+    def kept(self) -> Sequence[int]:
+        """Ids of the baseline and the kept trials that stand, the incumbent last."""
+        ...
+
+    def contender(self, trial: int) -> Contender:
+        """The code of the trial, as it would stand before the judge."""
+        ...
+
+
 class Judge(Protocol):
-    """Decides on a candidate that has a score; one without is discarded before it gets here."""
+    """Decides on a candidate that has a score; one without is discarded before it gets here.
+
+    A judge remembers nothing: what it needs of the past it reads from the ledger, so that a
+    resumed run decides as the uninterrupted one would have.
+    """
 
     @property
     def name(self) -> str: ...
 
-    def decide(self, candidate: Contender, incumbent: Contender, measure: Measure) -> Decision:
-        """May call `measure` for replicates of either; each costs an experiment."""
+    def begin(self, past: Past, measure: Measure) -> Json | None:
+        """After the baseline: measure what must be known before the first decision.
+
+        The facts to be recorded as the event `noise`; None: nothing was measured.
+        """
+        ...
+
+    def decide(
+        self, candidate: Contender, incumbent: Contender, past: Past, measure: Measure
+    ) -> Decision:
+        """May call `measure` for replicates of any contender; each costs an experiment."""
         ...
 
 
@@ -44,7 +86,12 @@ class Naive:
     simplicity: bool = False
     name: str = "naive"
 
-    def decide(self, candidate: Contender, incumbent: Contender, measure: Measure) -> Decision:
+    def begin(self, past: Past, measure: Measure) -> None:
+        """Knows no noise."""
+
+    def decide(
+        self, candidate: Contender, incumbent: Contender, past: Past, measure: Measure
+    ) -> Decision:
         new, old = candidate.metric, incumbent.metric
         gain = f"{new.name} {old.value:.6f} -> {new.value:.6f}"
         evidence = {"candidate": new.value, "incumbent": old.value}

@@ -8,6 +8,7 @@ import ast
 import math
 import operator
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,15 +50,22 @@ class Knob:
             near = [value / self.step, value * self.step]
         else:
             near = [value - self.step, value + self.step]
-        return [_tidy(v, value) for v in near if self.low * 0.999 <= v <= self.high * 1.001]
+        low, high = self.low - abs(self.low) / 1000, self.high + abs(self.high) / 1000
+        return [self._tidy(v, value) for v in near if low <= v <= high]
 
     def sample(self, rng: random.Random, like: Value) -> Value:
         """One value from anywhere in the space, of the type of `like`."""
         if self.choices:
             return rng.choice(self.choices)
         if self.scale == "log":
-            return _tidy(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), like)
-        return _tidy(rng.uniform(self.low, self.high), like)
+            return self._tidy(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), like)
+        return self._tidy(rng.uniform(self.low, self.high), like)
+
+    def _tidy(self, number: float, like: Value) -> Value:
+        """Three significant digits, and an int of the range where the knob holds an int."""
+        if isinstance(like, int):
+            return min(max(round(number), math.ceil(self.low)), math.floor(self.high))
+        return float(f"{number:.3g}")
 
 
 def parse(name: str, spec: Any) -> Knob:
@@ -67,15 +75,21 @@ def parse(name: str, spec: Any) -> Knob:
     """
     if isinstance(spec, list):
         spec = {"choices": spec}
-    if isinstance(spec, dict):
-        if "choices" in spec and set(spec) == {"choices"} and len(spec["choices"]) >= 2:
-            return Knob(name, choices=tuple(_frozen(value) for value in spec["choices"]))
-        if {"low", "high"} <= set(spec) <= {"low", "high", "scale", "step"}:
-            knob = Knob(name, **{key: spec[key] for key in spec})
-            positive = knob.low > 0 if knob.scale == "log" else True
-            step = knob.step > (1 if knob.scale == "log" else 0)
-            if knob.scale in ("log", "linear") and knob.low < knob.high and positive and step:
-                return knob
+    if isinstance(spec, dict) and set(spec) == {"choices"} and isinstance(spec["choices"], list):
+        choices = tuple(_frozen(value) for value in spec["choices"])
+        if len(choices) >= 2 and all(isinstance(c, int | float | str | tuple) for c in choices):
+            return Knob(name, choices=choices)
+    elif isinstance(spec, dict) and {"low", "high"} <= set(spec) <= {
+        "low",
+        "high",
+        "scale",
+        "step",
+    }:
+        knob = Knob(name, **spec)
+        numbers = all(type(n) in (int, float) for n in (knob.low, knob.high, knob.step))
+        least = {"log": (0, 1), "linear": (-math.inf, 0)}.get(str(knob.scale))  # of low, of step
+        if numbers and least and least[0] < knob.low < knob.high and least[1] < knob.step:
+            return knob
     raise TargetError(
         f"knob {name}: {spec!r} is not a space; write a list of two or more choices, "
         'or {low, high, scale = "log"|"linear", step}'
@@ -109,27 +123,26 @@ def write(source: str, changes: dict[str, str]) -> str:
     Only the value's own characters change: comments and spacing stay. Raises KeyError for a knob
     that is not there.
     """
-    spans = {name: node for name, _, node in _assignments(source)}
-    gone: set[int] = set()
-    lines = source.split("\n")  # as ast counts them; splitlines() would also split at form feeds
+    nodes = {name: node for name, _, node in _assignments(source)}
+    data = source.encode()
+    starts = [0, *(end.end() for end in re.finditer(rb"\r\n|\r|\n", data))]  # as ast counts lines
+    spans = []
     for name, text in changes.items():
-        node = spans[name]
+        node = nodes[name]
         assert node.end_lineno is not None and node.end_col_offset is not None
-        first, last = node.lineno - 1, node.end_lineno - 1
-        head = lines[first].encode()[: node.col_offset].decode()
-        tail = lines[last].encode()[node.end_col_offset :].decode()
-        lines[first] = head + text + tail
-        gone.update(range(first + 1, last + 1))
-    return "\n".join(line for at, line in enumerate(lines) if at not in gone)
+        begin = starts[node.lineno - 1] + node.col_offset
+        spans.append((begin, starts[node.end_lineno - 1] + node.end_col_offset, text.encode()))
+    for begin, end, value in sorted(spans, reverse=True):  # from the end, so that offsets hold
+        data = data[:begin] + value + data[end:]
+    return data.decode()
 
 
 def literal(text: str) -> Value:
     """The value of a Python literal (arithmetic on numbers included). Raises ValueError."""
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        return _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text[:60]!r} is not a Python literal") from error
-    return _value(node)
 
 
 def fits(old: Value, new: Value) -> bool:
@@ -152,7 +165,7 @@ def _assignments(source: str) -> list[tuple[str, Value, ast.expr]]:
             if isinstance(target, ast.Name) and target.id.isupper():
                 try:
                     found[target.id] = (target.id, _value(node.value), node.value)
-                except ValueError:
+                except (ValueError, RecursionError):
                     found.pop(target.id, None)
     return list(found.values())
 
@@ -196,13 +209,6 @@ def _neighbours(ladder: tuple[Value, ...], value: Value) -> list[Value]:
         above = [v for v in numbers if v > value]
         return [*below[-1:], *above[:1]]
     return list(ladder)
-
-
-def _tidy(number: float, like: Value) -> Value:
-    """Three significant digits, and an int where the knob holds an int."""
-    if isinstance(like, int):
-        return max(1, round(number))
-    return float(f"{number:.3g}")
 
 
 def _frozen(value: Any) -> Value:

@@ -67,6 +67,11 @@ class Ledger:
             self._repair(repair)
             self.records = list(read(folder))
             self._project()
+        except OSError as error:
+            os.close(self._fd)
+            raise LedgerError(
+                f"cannot write in {folder}: {error.strerror}; make room and go on with --resume"
+            ) from None
         except BaseException:
             os.close(self._fd)
             raise
@@ -94,11 +99,8 @@ class Ledger:
                 "flight: make room and go on with --resume"
             ) from None
         self.records.append(record)
-        if isinstance(record, Trial) and record.id == 0:
-            self._project()
-        elif isinstance(record, Trial):
-            with self._results().open("a", encoding="utf-8") as results:
-                results.write(_row(record))
+        if isinstance(record, Trial):
+            self._project(record)
 
     def _lock(self) -> None:
         try:
@@ -162,17 +164,28 @@ class Ledger:
         self._stored.add(digest)
         return {"blob": digest}
 
-    def _results(self) -> Path:
-        return self.folder / "results.tsv"
+    def _project(self, newest: Trial | None = None) -> None:
+        """Write results.tsv anew from the ledger, so that the two can never disagree.
 
-    def _project(self) -> None:
-        """Write results.tsv anew from the ledger, so that the two can never disagree."""
+        In a run that goes on, the row of the `newest` trial is all there is to add.
+        """
+        path = self.folder / "results.tsv"
         rows = [record for record in self.records if isinstance(record, Trial)]
         name = next(
             (t.outcome.metric.name for t in rows if isinstance(t.outcome, Scored)), "val_bpb"
         )
         header = f"commit\t{name}\tmemory_gb\tstatus\tdescription\n"
-        write_atomic(self._results(), (header + "".join(map(_row, rows))).encode())
+        try:
+            if newest is not None and newest.id > 0:
+                with path.open("a", encoding="utf-8") as results:
+                    results.write(_row(newest))
+            else:
+                write_atomic(path, (header + "".join(map(_row, rows))).encode())
+        except OSError as error:
+            raise LedgerError(
+                f"cannot write {path}: {error.strerror}; the ledger has it all: make room and go "
+                "on with --resume"
+            ) from None
 
 
 def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:
@@ -190,9 +203,15 @@ def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _decode(line: bytes, folder: Path) -> Record:
-    data = json.loads(line)
-    if isinstance(data, dict) and isinstance(proposal := data.get("proposal"), dict):
-        data["proposal"] = proposal | {"calls": _resolve(proposal.get("calls"), folder)}
+    try:
+        data = json.loads(line)
+    except RecursionError:
+        raise RecordError("nested too deeply") from None
+    proposal = data.get("proposal") if isinstance(data, dict) else None
+    calls = proposal.get("calls") if isinstance(proposal, dict) else None
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict) and "messages" in call:
+            call["messages"] = _resolve(call["messages"], folder)
     return record_from_json(data)
 
 
@@ -235,8 +254,10 @@ def _row(trial: Trial) -> str:
     value, memory, status = "0.000000", "0.0", "crash"
     if isinstance(trial.outcome, Scored):
         value = f"{trial.outcome.metric.value:.6f}"
-        memory = f"{float(trial.outcome.measurements.get('peak_vram_mb') or 0.0) / 1024:.1f}"
+        megabytes = trial.outcome.measurements.get("peak_vram_mb")
+        memory = f"{megabytes / 1024 if isinstance(megabytes, int | float) else 0.0:.1f}"
         status = "discard" if trial.decision.verdict == "discard" else "keep"
     commit = (trial.commit or "-")[:7]
-    description = " ".join(trial.proposal.description.split())
+    words = trial.proposal.description.encode("utf-8", "replace").decode().split()
+    description = " ".join(words)
     return f"{commit}\t{value}\t{memory}\t{status}\t{description}\n"

@@ -54,7 +54,8 @@ class Progress:
         if isinstance(record, Trial):
             self._console.print(self._line(record))
         elif isinstance(record, Event):
-            data = " ".join(f"{key}={value}" for key, value in record.data.items())
+            facts = " ".join(f"{key}={value}" for key, value in record.data.items())
+            data = record.data.get("says", facts)
             self._console.print(Text(f"     {record.name}: {data}", "yellow"))
         elif isinstance(record, Measurement):
             self._console.print(

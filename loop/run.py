@@ -4,18 +4,21 @@ It is given a strategy, a judge and a runner, and knows none of their implementa
 remembers between two trials is what the ledger says, so that a resumed run is the same run.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
-from loop import edit, knobs
+from loop import edit, final, forbidden, hopeless, knobs
+from loop.audit import Split
 from loop.budget import Budget
+from loop.caps import Caps
 from loop.context import State, proposal_seed
-from loop.errors import TargetError
+from loop.errors import BrainError, ServerDown, TargetError
 from loop.experiment import Runner
+from loop.files import remove
 from loop.judge import Contender, Judge, failed
 from loop.ledger import Ledger
 from loop.strategy import Draft, Strategy
@@ -25,6 +28,7 @@ from loop.trial import (
     Decision,
     Edit,
     Event,
+    Json,
     Measurement,
     Outcome,
     Proposal,
@@ -38,17 +42,32 @@ from loop.trial import (
 from loop.workspace import Workspace
 
 CRASHES_IN_A_ROW = 3
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`trials`: how many beside the baseline, 0 for ever. `failsafe`: incumbent | baseline."""
+    """`trials`: how many beside the baseline, 0 for ever. `failsafe`: incumbent | baseline.
+
+    `final_seeds`: of the final check. `stop_hopeless`: cut trials that lag far behind.
+    `patience`: seconds to wait for the server of a brain that is down. `fresh_seeds`: every trial
+    trains on a seed of its own, not all on the run's.
+    """
 
     run: str
     seed: int
     trials: int
     budget: Budget | None
     failsafe: str = "incumbent"
+    caps: Caps = field(default_factory=Caps)
+    patience: float = 3600.0
+    fresh_seeds: bool = False
+    final_seeds: int = 0
+    stop_hopeless: bool = False
+
+    def training_seed(self, trial: int) -> int:
+        """The baseline always trains on the run's own seed."""
+        return proposal_seed(self.seed, trial) if self.fresh_seeds and trial else self.seed
 
 
 class Observer(Protocol):
@@ -70,8 +89,10 @@ class Position:
     """
 
     trials: list[Trial] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     crashes: int = 0
+    noise_known: bool = False
 
     @property
     def incumbent(self) -> Trial:
@@ -94,10 +115,42 @@ class Position:
             if not isinstance(record.outcome, Rejected):
                 ended_badly = isinstance(record.outcome, Crashed | TimedOut)
                 self.crashes = self.crashes + 1 if ended_badly else 0
-        elif isinstance(record, Event) and record.name in ("revert", "incumbent_runs"):
+        elif isinstance(record, Measurement):
+            self.measurements.append(record)
+        elif record.name == "noise":
+            self.noise_known = True
+        elif record.name in ("revert", "incumbent_runs"):
             self.crashes = 0
             while self.kept and self.kept[-1] != record.data.get("to", self.kept[-1]):
                 self.kept.pop()
+
+
+@dataclass(frozen=True)
+class Ledgered:
+    """The ledger as a judge reads it: the `loop.judge.Past` of a run."""
+
+    position: Position
+    workspace: Workspace
+    settings: Settings
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return self.position.trials
+
+    @property
+    def measurements(self) -> Sequence[Measurement]:
+        return self.position.measurements
+
+    @property
+    def kept(self) -> Sequence[int]:
+        return self.position.kept
+
+    def contender(self, trial: int) -> Contender:
+        """The code of a trial that has a score."""
+        found = self.position.trial(trial)
+        assert found.commit is not None and isinstance(found.outcome, Scored), "it stood once"
+        source, seed = self.workspace.read(found.commit), self.settings.training_seed(trial)
+        return Contender(trial, found.commit, source, found.outcome.metric, seed)
 
 
 class Loop:
@@ -120,22 +173,60 @@ class Loop:
         self.observers, self.stop = observers, stop
         self.target = runner.target
         self.position = Position()
+        self.past = Ledgered(self.position, workspace, settings)
         for record in ledger.records:
             self.position.add(record)
 
     def run(self) -> None:
-        """Measure the baseline, then turn until `trials` or `stop`.
+        """Measure the baseline, then turn until `trials`, a cap or `stop`.
 
         Raises TargetError when the baseline does not score, BrainError when the brain is gone.
         """
-        shutil.rmtree(self.ledger.folder / "scratch", ignore_errors=True)
+        began = time.monotonic()
+        remove(self.ledger.folder / "scratch")
+        self.workspace.unlock()
         if not self.position.trials:
             self._baseline()
+        if not self.position.noise_known and (facts := self.judge.begin(self.past, self._measure)):
+            self._append(Event("noise", _now(), facts))
         self.workspace.advance(self._commit_of(self.position.incumbent))
         while not self.stop() and not self._finished():
             if self.position.crashes >= CRASHES_IN_A_ROW:
                 self._failsafe()
-            self._turn()
+            spent = time.monotonic() - began
+            if reached := self.settings.caps.reached(self.position.trials, spent):
+                self._append(Event("cap", _now(), {"reason": reached}))
+                break
+            self._persist()
+        for contender, seed in final.pending(
+            self.past, self.settings.final_seeds, self.settings.seed
+        ):
+            if self.stop():
+                return
+            self._measure(contender, seed, final.PURPOSE)
+
+    def _persist(self) -> None:
+        """One turn, begun anew while the brain's server is down: that costs time, not trials."""
+        began, pause = time.monotonic(), FIRST_PAUSE_S
+        while not self.stop():
+            try:
+                return self._turn()
+            except ServerDown as down:
+                waited = time.monotonic() - began
+                if waited > self.settings.patience:
+                    raise BrainError(
+                        f"{down}; waited {waited:.0f} s: mend it, then --resume"
+                    ) from None
+                if pause == FIRST_PAUSE_S:
+                    self._append(Event("brain_down", _now(), {"reason": str(down)}))
+                self._pause(max(pause, down.after))
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _pause(self, seconds: float) -> None:
+        self._phase(f"waiting {seconds:.0f}s for the brain's server")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.stop():
+            time.sleep(0.2)
 
     def _finished(self) -> bool:
         """Enough trials, or a strategy that has nothing left to propose."""
@@ -165,7 +256,8 @@ class Loop:
         change = Edit(
             edit.unified(found, source, self.target.editable), (), edit.sha256(source), digest
         )
-        context = Context(edit.sha256(found), None, None, "baseline", "")
+        values = _jsonable(self.target.values(source))
+        context = Context(edit.sha256(found), None, None, "baseline", "", knobs=values)
         decision = Decision("baseline", self.judge.name, "the code as it was found")
         proposal = Proposal("baseline", edit=change)
         self._append(
@@ -190,18 +282,22 @@ class Loop:
         state = State(self.target, source, incumbent, tuple(self.position.trials), seed)
         draft = self.strategy.propose(state)
         edited = self._edit(draft, state)
+        if isinstance(edited, Rejected) and (again := self.strategy.repair(state, draft, edited)):
+            draft, edited = again, self._edit(again, state)
+        description = _one_line(draft.description)
         commit: str | None = None
         outcome: Outcome
         if isinstance(edited, Rejected):
             outcome, decision = edited, failed(edited, self.judge.name)
         else:
-            message = f"trial {number}: {draft.description or 'edit'}\n"
+            message = f"trial {number}: {description or 'edit'}\n"
             parent = self._commit_of(incumbent)
             commit = self.workspace.commit(number, edited.source, parent, message)
-            outcome, _ = self._experiment(number, commit, self.settings.seed, f"{number}.log")
-            decision = self._decide(number, commit, edited.source, outcome, source)
+            seed = self.settings.training_seed(number)
+            outcome, _ = self._experiment(number, commit, seed, f"{number}.log")
+            decision = self._decide(number, commit, edited.source, outcome)
         proposal = Proposal(
-            description=draft.description,
+            description=description,
             calls=draft.calls,
             model=self.strategy.model,
             model_digest=self.strategy.model_digest,
@@ -218,6 +314,7 @@ class Loop:
             template_hash=self.strategy.template_hash,
             history=draft.shown.history,
             omitted=draft.shown.omitted,
+            knobs=_jsonable(state.values()),
         )
         self._append(
             Trial(number, self.settings.run, incumbent.id, commit, began, time.monotonic() - clock,
@@ -236,31 +333,30 @@ class Loop:
             return edited
         if {f"knob:{change.knob}" for change in edited.edit.knobs} == {target.seed}:
             return Rejected(Reason.SEED_ONLY, "the edit changes the training seed alone")
+        if target.editable.endswith(".py") and (
+            found := forbidden.check(state.source, edited.source, target.imports)
+        ):
+            return found
         for trial in state.trials:
             if trial.proposal.edit and trial.proposal.edit.code_hash == edited.edit.code_hash:
                 return Rejected(Reason.DUPLICATE, f"the same code as trial {trial.id}")
         return edited
 
-    def _decide(
-        self, number: int, commit: str, source: str, outcome: Outcome, incumbent_source: str
-    ) -> Decision:
+    def _decide(self, number: int, commit: str, source: str, outcome: Outcome) -> Decision:
         if not isinstance(outcome, Scored):
             return failed(outcome, self.judge.name)
-        incumbent = self.position.incumbent
-        assert isinstance(incumbent.outcome, Scored), "an incumbent has a score"
-        return self.judge.decide(
-            Contender(number, commit, source, outcome.metric),
-            Contender(
-                incumbent.id, self._commit_of(incumbent), incumbent_source, incumbent.outcome.metric
-            ),
-            self._measure,
-        )
+        seed = self.settings.training_seed(number)
+        candidate = Contender(number, commit, source, outcome.metric, seed)
+        incumbent = self.past.contender(self.position.incumbent.id)
+        return self.judge.decide(candidate, incumbent, self.past, self._measure)
 
     def _measure(self, contender: Contender, seed: int, purpose: str) -> Outcome:
         began = _now()
         log = f"{contender.trial}-{purpose}-{seed}.log"
         outcome, seconds = self._experiment(contender.trial, contender.commit, seed, log, purpose)
-        self._append(Measurement(contender.trial, purpose, seed, began, seconds, outcome))
+        self._append(
+            Measurement(contender.trial, purpose, seed, began, seconds, outcome, contender.code)
+        )
         return outcome
 
     def _failsafe(self) -> None:
@@ -270,10 +366,7 @@ class Loop:
             self._revert(0, f"{crashes}: back to the baseline, as asked")
             return
         for number in reversed(self.position.kept):
-            trial = self.position.trial(number)
-            assert isinstance(trial.outcome, Scored), "a kept trial has a score"
-            commit = self._commit_of(trial)
-            contender = Contender(number, commit, self.workspace.read(commit), trial.outcome.metric)
+            contender = self.past.contender(number)
             if isinstance(self._measure(contender, self.settings.seed, "failsafe"), Scored):
                 if number == self.position.kept[-1]:
                     self._append(Event("incumbent_runs", _now(), {"reason": crashes}))
@@ -296,10 +389,27 @@ class Loop:
         scratch = self.ledger.folder / "scratch" / log.removesuffix(".log")
         self.workspace.scratch(commit, scratch)
         try:
+            self._seed(scratch / self.target.editable, seed)
             env = self.target.environment(self.settings.budget, seed)
-            return self.runner.run(scratch, env, self.ledger.folder / "logs" / log)
+            split: Split = "test" if purpose == final.PURPOSE else "audit"
+            rival = self._rival() if trial and purpose == "training" else None
+            path = self.ledger.folder / "logs" / log
+            return self.runner.run(scratch, env, path, split, rival)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove(scratch)
+
+    def _rival(self) -> hopeless.Rival | None:
+        """The incumbent's curve, if a trial is to be cut for lagging behind it."""
+        outcome = self.position.incumbent.outcome
+        if not self.settings.stop_hopeless or not isinstance(outcome, Scored):
+            return None
+        return hopeless.rival(outcome.measurements)
+
+    def _seed(self, file: Path, seed: int) -> None:
+        """Write the training seed into the copy that runs, if the target takes it as a knob."""
+        kind, _, name = self.target.seed.partition(":")
+        if kind == "knob" and name in knobs.read(source := file.read_bytes().decode()):
+            file.write_bytes(knobs.write(source, {name: str(seed)}).encode())
 
     def _append(self, record: Record) -> None:
         self.ledger.append(record)
@@ -315,6 +425,16 @@ class Loop:
     def _commit_of(trial: Trial) -> str:
         assert trial.commit is not None, f"trial {trial.id} was kept without a commit"
         return trial.commit
+
+
+def _one_line(text: str) -> str:
+    """What a model wrote, fit for a commit message, a table and a terminal."""
+    printable = "".join(c if c.isprintable() else " " for c in text[:1000])
+    return " ".join(printable.split())[:200]
+
+
+def _jsonable(values: dict[str, knobs.Value]) -> Json:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _now() -> str:

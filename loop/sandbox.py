@@ -33,6 +33,7 @@ _GPU = (
     "/dev/nvidia-modeset",
     "/dev/dxg",
 )
+_SCRATCH_BYTES = str(2**31)  # of each in-memory folder: it fills no process, so no cap sees it
 _KEY_MARKS = ("API_KEY", "_TOKEN", "SECRET", "PASSWORD", "ACCESS_KEY")
 
 LACKS = (
@@ -64,8 +65,9 @@ class Box:
         home = str(Path.home())
         args = [self.bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
         args += [part for key, value in env.items() for part in ("--setenv", key, value)]
-        args += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
-        args += ["--tmpfs", home] if home != "/" else []
+        args += ["--proc", "/proc", "--dev", "/dev"]
+        for path in ("/tmp", "/dev/shm", *([home] if home != "/" else [])):
+            args += ["--size", _SCRATCH_BYTES, "--tmpfs", path]
         for path in (*_SYSTEM, *_interpreter(command[0])):
             args += ["--ro-bind-try", path, path]
         for path in (*_GPU, *(str(p) for p in Path("/dev").glob("nvidia[0-9]*"))):
@@ -77,6 +79,7 @@ class Box:
         for name in fixed:
             inside = str((cwd / name).absolute())
             args += ["--ro-bind", inside, inside]
+        args += ["--remount-ro", "/dev", "--remount-ro", "/"]  # they are memory as well
         return [*args, "--chdir", str(cwd.absolute()), "--", *command]
 
 
@@ -93,8 +96,8 @@ def open_box(kind: str) -> Box:
     if bwrap := working_bwrap():
         return Box(bwrap)
     raise SandboxError(
-        "bubblewrap does not work here; install it (apt install bubblewrap) and allow user "
-        "namespaces, or type --sandbox none, which only caps time, memory and output"
+        f"bubblewrap does not work here; {bwrap_advice()}, or type --sandbox none, which only "
+        "caps time, memory and output"
     )
 
 
@@ -111,15 +114,28 @@ def working_bwrap() -> str:
     return ""
 
 
+def bwrap_advice() -> str:
+    """What would make bubblewrap work on this machine, as far as can be seen."""
+    restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    if restricted.exists() and restricted.read_text().strip() == "1":
+        return (
+            "AppArmor forbids user namespaces to programs without a profile: allow them with "
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+    return "install it (apt install bubblewrap) and allow user namespaces"
+
+
 def keys_in_environment() -> list[str]:
     """Names (never values) of environment variables that look like secrets."""
     return sorted(k for k, v in os.environ.items() if v and any(m in k.upper() for m in _KEY_MARKS))
 
 
 def _runs(path: str) -> bool:
-    probe = [path, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc"]
+    probe = [path, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    probe += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    probe += ["--size", _SCRATCH_BYTES, "--tmpfs", "/tmp", "--remount-ro", "/dev"]
     try:
-        done = subprocess.run([*probe, "--dev", "/dev", "true"], capture_output=True, timeout=10)
+        done = subprocess.run([*probe, "true"], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
@@ -128,10 +144,9 @@ def _runs(path: str) -> bool:
 @cache
 def _interpreter(executable: str) -> tuple[str, ...]:
     """What must be readable for `executable` to run: its environment and its base install."""
-    path = Path(executable)
-    if not path.is_absolute():
-        path = Path(shutil.which(executable) or executable)
+    path = Path(shutil.which(executable) or "/")
     roots = [path.parent.parent, path.resolve().parent.parent]
     if path == Path(sys.executable):
         roots += [Path(sys.prefix), Path(sys.base_prefix)]
-    return tuple(dict.fromkeys(str(root) for root in roots if str(root) != "/"))
+    home = Path.home()  # ~/bin/tool must not open all of it
+    return tuple(dict.fromkeys(str(r) for r in roots if r not in (home, *home.parents)))

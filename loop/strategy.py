@@ -34,3 +34,7 @@ class Strategy(Protocol):
     def propose(self, state: State) -> Draft:
         """Raises BrainError when its brain cannot answer at all."""
         ...
+
+    def repair(self, state: State, draft: Draft, rejected: Rejected) -> Draft | None:
+        """One more attempt after `draft` was rejected, its calls added; None: no use."""
+        ...

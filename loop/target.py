@@ -6,18 +6,24 @@ target.toml (all paths relative to it; `?` marks what may be left out):
     editable = "train.py"
     command = ["{python}", "train.py"]
     setup = ["{python}", "prepare.py"]   ?  run once before the baseline, outside the sandbox
+    audit = ["{python}", ...]            ?  see loop.audit; knows {split} and {folder}
+    model = ["{python}", ...]            ?  the other end of its pipe
+    imports = ["torch", ...]             ?  all that an edit may import (see loop.forbidden)
     instructions = "program.md"          ?
     seed = "env:NAME" | "knob:NAME" | "none"   ?  how it takes its training seed (none)
     timeout_s = 600                      ?
+    smoke_s = 120                        ?  a try of two steps (AUTORESEARCH_SMOKE=1) comes first
+    vram_mb = 12000                      ?  GPU memory a training may take, for --gpu share
     reads = ["~/.cache/x"]               ?  what an experiment may read outside its folder
     [metric]  name, direction = "min"|"max" ?, from = "stdout"|"result.json" ?
     [fixed]   "prepare.py" = "<sha256>"  ?  files that no edit may change
     [knobs]   NAME = [1, 2, 4] or {low, high, scale, step}   ?
     [profiles] cpu = "profiles/cpu.toml" ?
 
-A profile overrides `timeout_s`, `budget`, `threads`, `[knobs]`, and holds `[files]` (train, audit,
-test: what a box must see for each purpose), `[start]` (knob values that replace the file's),
-`[variants.NAME]` and `[data]` (the target's own affair).
+A profile overrides `timeout_s`, `smoke_s`, `budget`, `threads`, `vram_mb`, `[knobs]`, and holds
+`[files]` (train, audit, test: what a box must see for each purpose), `[start]` (knob values that
+replace the file's), `[variants.NAME]`, `weak_audit` (a sentence: what the audit of this text cannot
+exclude) and `[data]` (the target's own affair).
 """
 
 import dataclasses
@@ -32,10 +38,18 @@ from typing import Any
 from loop import knobs
 from loop.budget import Budget
 from loop.errors import TargetError, choose
-from loop.knobs import Knob
+from loop.knobs import Knob, Value
 from loop.trial import Json
 
 BUILT_IN = Path(__file__).parent.parent / "trainer"
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("name", "description", "editable", "instructions", "seed"), str),
+    **dict.fromkeys(("budget", "text", "weak_audit"), str),
+    **dict.fromkeys(("command", "setup", "reads", "audit", "model", "imports"), list),
+    **dict.fromkeys(("metric", "fixed", "knobs", "profiles", "files", "start"), dict),
+    **dict.fromkeys(("variants", "data"), dict),
+    **dict.fromkeys(("timeout_s", "smoke_s", "threads", "vram_mb"), (int, float)),
+}
 TIMEOUT_S = 600.0  # Karpathy's program.md ends a run of a 300 s budget after ten minutes
 
 
@@ -53,10 +67,16 @@ class Target:
     instructions: str = ""
     fixed: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
+    audit: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    smoke_s: float = 0.0
+    weak_audit: str = ""
     seed: str = "none"
     timeout_s: float = TIMEOUT_S
     budget: Budget | None = None
     threads: int = 0
+    vram_mb: int = 0
     reads: tuple[str, ...] = ()
     audit_reads: tuple[str, ...] = ()
     test_reads: tuple[str, ...] = ()
@@ -80,6 +100,13 @@ class Target:
             env[self.seed.removeprefix("env:")] = str(seed)
         return env
 
+    def values(self, source: str) -> dict[str, Value]:
+        """The knobs of `source`, its editable file, that have a space to move in."""
+        if not self.knobs or not self.editable.endswith(".py"):
+            return {}
+        present = knobs.read(source)
+        return {name: present[name] for name in self.knobs if name in present}
+
 
 def cache_folder() -> Path:
     """Where texts and models are kept: $AUTORESEARCH_CACHE or ~/.cache/autoresearch."""
@@ -95,17 +122,19 @@ def load(folder: Path, profile: str = "", variant: str = "") -> Target:
         raise TargetError(f"no folder {folder}; name the folder of a target with --target")
     path = folder / "target.toml"
     if not path.exists():
-        if profile:
-            raise TargetError(f"{folder} has no target.toml, so no profile '{profile}'")
+        if profile or variant:
+            raise TargetError(f"{folder} has no target.toml; leave out --profile and --variant")
         return infer(folder)
     spec = _read_toml(path)
+    _check_kinds(path, spec)
     layer: Json = {}
     if names := spec.get("profiles", {}):
         profile = choose("profile", profile or next(iter(names)), list(names))
-        layer = _read_toml(folder / names[profile])
+        layer = _read_toml(folder / str(names[profile]))
+        _check_kinds(folder / str(names[profile]), layer)
         variants = layer.get("variants", {})
         if variants or variant:
-            variant = choose("variant", variant or next(iter(variants)), list(variants))
+            variant = choose("variant", variant or next(iter(variants), ""), list(variants))
             layer = _overlay(layer, variants[variant])
     elif profile or variant:
         raise TargetError(f"{path} has no profiles; leave out --profile and --variant")
@@ -130,11 +159,8 @@ def infer(folder: Path) -> Target:
     python = folder / ".venv" / "bin" / "python"
     command = (str(python.absolute()) if python.exists() else "{python}", "train.py")
     said.append(f"the command is {' '.join(command)}")
-    source = (folder / "train.py").read_text(encoding="utf-8")
-    try:
-        spaces = knobs.infer(knobs.read(source))
-    except SyntaxError as error:
-        raise TargetError(f"{folder / 'train.py'} line {error.lineno}: {error.msg}") from None
+    train = folder / "train.py"
+    spaces = knobs.infer(_knobs(train, _text(train)))
     said.append(f"{len(spaces)} knobs: numbers in ALL_CAPS, each may halve and double")
     said.append("no seed is known: only the machine's own noise can be seen")
     reads = tuple(str(p) for p in [Path("~/.cache/autoresearch").expanduser()] if p.exists())
@@ -145,7 +171,7 @@ def infer(folder: Path) -> Target:
         editable="train.py",
         command=command,
         metric="val_bpb",
-        instructions=program.read_text(encoding="utf-8") if program.exists() else "",
+        instructions=_text(program) if program.exists() else "",
         fixed=fixed,
         reads=reads,
         knobs=spaces,
@@ -154,26 +180,24 @@ def infer(folder: Path) -> Target:
 
 
 def _build(folder: Path, path: Path, spec: Json, profile: str, variant: str) -> Target:
-    known = {
-        *("name", "editable", "command", "setup", "instructions", "seed", "timeout_s", "reads"),
-        *("metric", "fixed", "knobs", "profiles", "budget", "threads", "files", "start"),
-        *("variants", "text", "description", "data"),
-    }
-    for key in spec:
-        if key not in known:
-            choose("key in target.toml", key, sorted(known))
+    _check_kinds(path, spec)
     editable = _need(path, spec, "editable", str)
     command = _need(path, spec, "command", list)
     metric = _need(path, spec, "metric", dict)
     name = _need(path, metric, "name", str)
     direction = choose("metric.direction", metric.get("direction", "min"), ["min", "max"])
     source_of = choose("metric.from", metric.get("from", "stdout"), ["stdout", "result.json"])
-    if not (folder / editable).is_file():
-        raise TargetError(f"{path}: editable file {editable} does not exist")
+    for inside in (editable, *spec.get("fixed", {})):
+        if Path(inside).is_absolute() or str(Path(inside)) != inside or ".." in Path(inside).parts:
+            raise TargetError(f"{path}: {inside} is not a plain path inside the target's folder")
+    source = _text(folder / editable)
     _verify(folder, path, spec.get("fixed", {}))
     instructions = spec.get("instructions", "")
-    if instructions and not (folder / instructions).is_file():
-        raise TargetError(f"{path}: instructions file {instructions} does not exist")
+    spaces = {key: knobs.parse(key, value) for key, value in spec.get("knobs", {}).items()}
+    if editable.endswith(".py"):
+        _check_spaces(folder / editable, source, spaces)
+    if bool(spec.get("audit")) != bool(spec.get("model")):
+        raise TargetError(f"{path}: audit and model are two ends of a pipe; write both or neither")
     files = spec.get("files", {})
     places = {"cache": str(cache_folder()), "text": str(spec.get("text", ""))}
     try:
@@ -188,17 +212,23 @@ def _build(folder: Path, path: Path, spec: Json, profile: str, variant: str) -> 
         metric=name,
         direction=direction,
         metric_from=source_of,
-        instructions=(folder / instructions).read_text(encoding="utf-8") if instructions else "",
+        instructions=_text(folder / instructions) if instructions else "",
         fixed=tuple(spec.get("fixed", {})),
         setup=tuple(spec.get("setup", ())),
+        audit=tuple(spec.get("audit", ())),
+        model=tuple(spec.get("model", ())),
+        imports=tuple(spec.get("imports", ())),
+        smoke_s=float(spec.get("smoke_s", 0.0)),
+        weak_audit=spec.get("weak_audit", ""),
         seed=_seed(path, spec.get("seed", "none")),
         timeout_s=float(spec.get("timeout_s", TIMEOUT_S)),
         budget=budget,
         threads=int(spec.get("threads", 0)),
-        reads=_places([*spec.get("reads", ()), *files.get("train", ())], places),
-        audit_reads=_places(files.get("audit", ()), places),
-        test_reads=_places(files.get("test", ()), places),
-        knobs={key: knobs.parse(key, value) for key, value in spec.get("knobs", {}).items()},
+        vram_mb=int(spec.get("vram_mb", 0)),
+        reads=_places(path, [*spec.get("reads", ()), *files.get("train", ())], places),
+        audit_reads=_places(path, files.get("audit", ()), places),
+        test_reads=_places(path, files.get("test", ()), places),
+        knobs=spaces,
         start={key: repr(value) for key, value in spec.get("start", {}).items()},
         profile=profile,
         variant=variant,
@@ -257,7 +287,7 @@ def _overlay(under: Json, over: Json) -> Json:
 
 
 def _need(path: Path, spec: Json, key: str, kind: type[Any]) -> Any:
-    if not isinstance(spec.get(key), kind):
+    if not isinstance(spec.get(key), kind) or not spec[key]:
         raise TargetError(f"{path}: {key} is missing or not a {kind.__name__}")
     return spec[key]
 
@@ -282,5 +312,46 @@ def _verify(folder: Path, path: Path, fixed: dict[str, str]) -> None:
             )
 
 
-def _places(paths: Any, places: dict[str, str]) -> tuple[str, ...]:
-    return tuple(str(Path(str(p).format(**places)).expanduser()) for p in paths)
+def _places(path: Path, paths: Any, places: dict[str, str]) -> tuple[str, ...]:
+    try:
+        return tuple(str(Path(str(p).format(**places)).expanduser()) for p in paths)
+    except (KeyError, ValueError, IndexError):
+        known = ", ".join(f"{{{name}}}" for name in places)
+        raise TargetError(f"{path}: a path names a place that is not one of {known}") from None
+
+
+def _check_kinds(path: Path, spec: Json) -> None:
+    """Every key is known and holds the kind of value it should."""
+    for key, value in spec.items():
+        choose("key in target.toml", key, list(_KINDS))
+        items = value if isinstance(value, list) else ()
+        if not isinstance(value, _KINDS[key]) or not all(isinstance(item, str) for item in items):
+            kinds = {list: "a list of strings", dict: "a table", str: "a string"}
+            kind = kinds.get(_KINDS[key], "a number")
+            raise TargetError(f"{path}: {key} is {value!r}, not {kind}")
+
+
+def _check_spaces(path: Path, source: str, spaces: dict[str, Knob]) -> None:
+    """The file parses, and a range belongs to a number."""
+    for name, value in _knobs(path, source).items():
+        if name in spaces and not spaces[name].choices and not isinstance(value, int | float):
+            raise TargetError(f"knob {name}: its space is a range, its value in {path} {value!r}")
+
+
+def _knobs(path: Path, source: str) -> dict[str, knobs.Value]:
+    try:
+        return knobs.read(source)
+    except SyntaxError as error:
+        raise TargetError(f"{path} line {error.lineno or '?'}: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise TargetError(f"{path} is not Python: {error}") from None
+
+
+def _text(path: Path) -> str:
+    """Read as git has it: line ends as they are."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise TargetError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None

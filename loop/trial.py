@@ -6,6 +6,7 @@ field, a wrong type or a newer schema version is a `RecordError` that names it.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -149,6 +150,7 @@ class Context:
 
     `file_sha256`: the incumbent's editable file. `history`: ids of the trials shown. `omitted`: one
     phrase for each thing that was left out to fit the window. `template_hash`: of the strategy.
+    `knobs`: values that the incumbent's knobs have, as far as they have a space to move in.
     """
 
     file_sha256: str
@@ -158,6 +160,7 @@ class Context:
     template_hash: str
     history: tuple[int, ...] = ()
     omitted: tuple[str, ...] = ()
+    knobs: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Another run of a trial's code: a replicate, a check that it still runs, a final check."""
+    """Another run of a trial's code: a replicate, a check that it still runs, a final check.
+
+    `code`: sha256 of the file that ran. A trial that was cut off is proposed anew under its id and
+    may be other code then: a measurement belongs to the code.
+    """
 
     trial: int
     purpose: str
@@ -265,6 +272,7 @@ class Measurement:
     started: str
     seconds: float
     outcome: Outcome
+    code: str = ""
     schema: int = SCHEMA
 
 
@@ -312,11 +320,11 @@ def to_json(value: Any) -> Any:
 
 def record_from_json(data: Any) -> Record:
     """JSON object with a `kind` -> Trial, Measurement or Event. Raises RecordError."""
-    if not isinstance(data, dict) or data.get("kind") not in KINDS:
-        kind = data.get("kind") if isinstance(data, dict) else data
+    kind = data.get("kind") if isinstance(data, dict) else data
+    if not isinstance(kind, str) or kind not in KINDS:
         raise RecordError(f"kind is {kind!r}; known kinds: {', '.join(KINDS)}")
     version = data.get("schema")
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise RecordError("schema version is missing")
     if version > SCHEMA:
         raise RecordError(f"schema version {version} is newer than this program's {SCHEMA}")
@@ -326,7 +334,7 @@ def record_from_json(data: Any) -> Record:
         data = UPGRADES[version](data)
         version += 1
     body = {key: item for key, item in data.items() if key != "kind"} | {"schema": SCHEMA}
-    return typing.cast(Record, from_json(KINDS[data["kind"]], body, data["kind"]))
+    return typing.cast(Record, from_json(KINDS[kind], body, kind))
 
 
 _HINTS: dict[type[Any], dict[str, Any]] = {}
@@ -365,9 +373,9 @@ def from_json(kind: Any, data: Any, where: str = "") -> Any:
             return kind(data)
         except ValueError:
             raise RecordError(f"{where} is {data!r}, not a known {kind.__name__}") from None
-    if kind is float and type(data) is int:
+    if kind is float and type(data) is int and abs(data) < 2**1000:
         return float(data)
-    if type(data) is not kind:
+    if type(data) is not kind or (kind is float and not math.isfinite(data)):
         raise RecordError(f"{where} is {data!r}, expected {getattr(kind, '__name__', kind)}")
     return data
 
@@ -378,7 +386,7 @@ def _from_union(args: tuple[Any, ...], data: Any, where: str) -> Any:
     rest = [arg for arg in args if arg is not type(None)]
     if all(arg in TAGS for arg in rest):
         tag = data.get("type") if isinstance(data, dict) else None
-        if tag not in OUTCOMES:
+        if not isinstance(tag, str) or tag not in OUTCOMES:
             raise RecordError(f"{where}.type is {tag!r}; known: {', '.join(OUTCOMES)}")
         return _from_object(OUTCOMES[tag], {k: v for k, v in data.items() if k != "type"}, where)
     return from_json(rest[0], data, where)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from conftest import Cli, a_trial
 
 from data_collection import corpus, features, hashes, leakage, scrub, splits
 from data_collection.collect import run
@@ -40,6 +39,7 @@ from loop.trial import (
     TimedOut,
     Trial,
 )
+from tests.conftest import Cli, a_trial
 
 SOURCE = "LR = 0.1\nWIDTH = 8\n"
 

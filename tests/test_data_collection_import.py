@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import git
 
 from data_collection.importer import run
 from data_collection.runs import Run
@@ -15,6 +14,7 @@ from eval.summary import summarise
 from loop import edit, ledger
 from loop.errors import AutoresearchError, UsageError
 from loop.trial import Crashed, Measurement, Scored, Trial
+from tests.conftest import git
 
 HEAD = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
 KNOBS = "DEPTH = 8\nLR = 0.04\nWIDTH = 64\n"

@@ -5,10 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import Cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_collection_import import HEAD, new_repository, try_edit
 
 from data_collection import completions, corpus, prompts
 from data_collection.collect import run
@@ -20,6 +18,8 @@ from loop.moves import menu
 from loop.strategies.menu import Menu, chosen
 from loop.strategies.sampling import Sampling
 from loop.trial import Json, Message, Rejected, Reply, Trial
+from tests.conftest import Cli
+from tests.test_data_collection_import import HEAD, new_repository, try_edit
 
 WINDOW = 32768  # of a scripted brain
 

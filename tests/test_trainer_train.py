@@ -114,6 +114,7 @@ def test_the_result_says_what_was_spent(trained: tuple[Path, str]) -> None:
     assert curve[-1][1] < curve[0][1], "the training loss did not fall"
 
 
+@pytest.mark.slow
 def test_a_second_box_measures_what_training_reported(trained: tuple[Path, str]) -> None:
     out, _ = trained
     line = evaluate(out / "weights.safetensors", "val")
@@ -150,6 +151,7 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
     assert "sees later tokens" in done.stderr
 
 
+@pytest.mark.slow
 def test_flops_make_a_busy_and_an_idle_machine_agree(
     tmp_path: Path, trained: tuple[Path, str]
 ) -> None:
@@ -172,6 +174,7 @@ def test_seeds_differ(tmp_path: Path, trained: tuple[Path, str]) -> None:
     assert result(tmp_path)["metric"]["val_bpb"] != result(trained[0])["metric"]["val_bpb"]
 
 
+@pytest.mark.slow
 def test_a_wall_clock_budget_counts_training_only(tmp_path: Path) -> None:
     done = train(tmp_path, budget="0.5s")
     assert done.returncode == 0, done.stderr
@@ -237,6 +240,7 @@ assert s.min() > 0.3 and s.max() < 1.3, (s.min(), s.max())
 """
 
 
+@pytest.mark.slow
 def test_chunked_windows_equal_masked_attention_and_muon_orthogonalises() -> None:
     done = trainer(TRAINER, "-c", WINDOWS)
     assert done.returncode == 0, done.stderr
@@ -319,6 +323,7 @@ for values, seq_len in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_every_start_of_every_profile_builds() -> None:
     starts = []
     for path in TARGET["profiles"].values():

@@ -21,6 +21,7 @@ CONTROLS = {
     "random_search": "loop.strategies.random_search:RandomSearch",
     "random_edit": "loop.strategies.random_edit:RandomEdit",
     "tpe": "loop.strategies.tpe:Tpe",
+    "no_effect": "loop.strategies.no_effect:NoEffect",
 }
 
 
