@@ -2,6 +2,7 @@
 # They need Python >= 3.11, git and make; everything else is installed into .venv.
 
 PYTHON ?= python3
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CHECKED := autoresearch.py loop data_collection eval trainer/*.py tests
 VENV := .venv
 SANDBOX ?= auto

@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
     workers = args.workers or min(len(ARMS), _cores())
     console.print(
         f"{len(ARMS)} arms, {sum(ARMS.values())} trials and a baseline each, {workers} at a time; "
-        "about five minutes on two cores",
+        "five to ten minutes on two cores",
         highlight=False,
     )
     args.out.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,9 @@ from loop.errors import AutoresearchError
 from loop.experiment import Limits, Runner
 from loop.ledger import Ledger
 from loop.optimiser import StudyMirror
+from loop.position import Settings
 from loop.progress import Progress
-from loop.run import Loop, Observer, Settings
+from loop.run import Loop, Observer
 from loop.sandbox import LACKS, open_box
 from loop.tracking import Mode, WandbTracker
 from loop.trial import Trial

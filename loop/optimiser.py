@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from loop import knobs
 from loop.context import State
 from loop.knobs import Knob, Value
-from loop.run import Position
+from loop.position import Position
 from loop.target import Target
 from loop.trial import Record, Rejected, Scored, Trial
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from loop.run import Position
+from loop.position import Position
 from loop.trial import Event, Measurement, Record, Rejected, Scored, Trial
 
 _STYLE = {"baseline": "bold", "keep": "bold green", "discard": "dim"}

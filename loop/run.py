@@ -6,25 +6,22 @@ remembers between two trials is what the ledger says, so that a resumed run is t
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from loop import edit, final, forbidden, hopeless, knobs
 from loop.audit import Split
-from loop.budget import Budget
-from loop.caps import Caps
 from loop.context import State, proposal_seed
 from loop.errors import BrainError, ServerDown, TargetError
 from loop.experiment import Runner
 from loop.files import remove
 from loop.judge import Contender, Judge, failed
 from loop.ledger import Ledger
+from loop.position import Ledgered, Position, Settings
 from loop.strategy import Draft, Strategy
 from loop.trial import (
     Context,
-    Crashed,
     Decision,
     Edit,
     Event,
@@ -36,7 +33,6 @@ from loop.trial import (
     Record,
     Rejected,
     Scored,
-    TimedOut,
     Trial,
 )
 from loop.workspace import Workspace
@@ -45,112 +41,14 @@ CRASHES_IN_A_ROW = 3
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 
 
-@dataclass(frozen=True)
-class Settings:
-    """`trials`: how many beside the baseline, 0 for ever. `failsafe`: incumbent | baseline.
-
-    `final_seeds`: of the final check. `stop_hopeless`: cut trials that lag far behind.
-    `patience`: seconds to wait for the server of a brain that is down. `fresh_seeds`: every trial
-    trains on a seed of its own, not all on the run's.
-    """
-
-    run: str
-    seed: int
-    trials: int
-    budget: Budget | None
-    failsafe: str = "incumbent"
-    caps: Caps = field(default_factory=Caps)
-    patience: float = 3600.0
-    fresh_seeds: bool = False
-    final_seeds: int = 0
-    stop_hopeless: bool = False
-
-    def training_seed(self, trial: int) -> int:
-        """The baseline always trains on the run's own seed."""
-        return proposal_seed(self.seed, trial) if self.fresh_seeds and trial else self.seed
-
-
 class Observer(Protocol):
     """Whoever watches a run: the terminal, a tracker."""
 
     def phase(self, trial: int, text: str) -> None:
         """What is being done now."""
 
-    def record(self, record: Record, position: "Position") -> None:
+    def record(self, record: Record, position: Position) -> None:
         """A record that is on the disk."""
-
-
-@dataclass
-class Position:
-    """Where a run stands: a function of its ledger.
-
-    `kept`: ids of the baseline and the kept trials that stand, the incumbent last. `crashes`:
-    experiments in a row that left no score; a rejected proposal never ran and does not count.
-    """
-
-    trials: list[Trial] = field(default_factory=list)
-    measurements: list[Measurement] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
-    crashes: int = 0
-    noise_known: bool = False
-
-    @property
-    def incumbent(self) -> Trial:
-        return self.trial(self.kept[-1])
-
-    @property
-    def next_id(self) -> int:
-        return self.trials[-1].id + 1 if self.trials else 0
-
-    def trial(self, number: int) -> Trial:
-        """By id: a repaired ledger may have gaps."""
-        return next(trial for trial in reversed(self.trials) if trial.id == number)
-
-    def add(self, record: Record) -> None:
-        """Take in the next record of the ledger."""
-        if isinstance(record, Trial):
-            self.trials.append(record)
-            if record.decision.verdict != "discard":
-                self.kept.append(record.id)
-            if not isinstance(record.outcome, Rejected):
-                ended_badly = isinstance(record.outcome, Crashed | TimedOut)
-                self.crashes = self.crashes + 1 if ended_badly else 0
-        elif isinstance(record, Measurement):
-            self.measurements.append(record)
-        elif record.name == "noise":
-            self.noise_known = True
-        elif record.name in ("revert", "incumbent_runs"):
-            self.crashes = 0
-            while self.kept and self.kept[-1] != record.data.get("to", self.kept[-1]):
-                self.kept.pop()
-
-
-@dataclass(frozen=True)
-class Ledgered:
-    """The ledger as a judge reads it: the `loop.judge.Past` of a run."""
-
-    position: Position
-    workspace: Workspace
-    settings: Settings
-
-    @property
-    def trials(self) -> Sequence[Trial]:
-        return self.position.trials
-
-    @property
-    def measurements(self) -> Sequence[Measurement]:
-        return self.position.measurements
-
-    @property
-    def kept(self) -> Sequence[int]:
-        return self.position.kept
-
-    def contender(self, trial: int) -> Contender:
-        """The code of a trial that has a score."""
-        found = self.position.trial(trial)
-        assert found.commit is not None and isinstance(found.outcome, Scored), "it stood once"
-        source, seed = self.workspace.read(found.commit), self.settings.training_seed(trial)
-        return Contender(trial, found.commit, source, found.outcome.metric, seed)
 
 
 class Loop:
@@ -284,7 +182,7 @@ class Loop:
         edited = self._edit(draft, state)
         if isinstance(edited, Rejected) and (again := self.strategy.repair(state, draft, edited)):
             draft, edited = again, self._edit(again, state)
-        description = _one_line(draft.description)
+        description = _one_line(_description(draft, edited))
         commit: str | None = None
         outcome: Outcome
         if isinstance(edited, Rejected):
@@ -425,6 +323,13 @@ class Loop:
     def _commit_of(trial: Trial) -> str:
         assert trial.commit is not None, f"trial {trial.id} was kept without a commit"
         return trial.commit
+
+
+def _description(draft: Draft, edited: edit.Edited | Rejected) -> str:
+    """What a free answer amounts to if it moves knobs, else in the words of the strategy."""
+    if draft.calls and isinstance(edited, edit.Edited) and edited.edit.knobs:
+        return ", ".join(f"{c.knob}: {c.old} -> {c.new}" for c in edited.edit.knobs)
+    return draft.description
 
 
 def _one_line(text: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from loop.errors import UsageError
-from loop.run import Position
+from loop.position import Position
 from loop.trial import Json, Record, Scored, Trial
 
 Mode = Literal["offline", "online"]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from loop import ledger
-from loop.run import Position
+from loop.position import Position
 from loop.trial import (
     Crashed,
     Event,
@@ -80,7 +80,7 @@ def test_baseline_and_three_trials(
     rows = [line.split("\t") for line in (out / "results.tsv").read_text().splitlines()]
     assert [row[3] for row in rows] == ["status", "keep", "keep", "discard", "crash"]
     assert {len(row) for row in rows} == {5}
-    assert "WIDTH = 4" in said and (out / "logs" / "1.log").read_text().startswith("---")
+    assert "WIDTH: 8 -> 4" in said and (out / "logs" / "1.log").read_text().startswith("---")
     assert not list((out / "scratch").iterdir())
 
 
@@ -108,7 +108,9 @@ def test_every_diff_is_resolvable(
 def test_what_a_model_writes_reaches_neither_git_nor_the_terminal_raw(
     toy: Path, tmp_path: Path, scripted: Script, run_loop: Cli
 ) -> None:
-    out, evil = tmp_path / "r", "\x1b[31m\x00\ud800 [/bold] \u202e look\n\nLR = 0.2"
+    block = "<<<<<<< SEARCH\n    return 1.0 +\n=======\n    return 0.9 +\n>>>>>>> REPLACE"
+    block = block.replace("+", "+ abs(LR - 0.4) + abs(WIDTH - 32) / 100")
+    out, evil = tmp_path / "r", f"\x1b[31m\x00\ud800 [/bold] \u202e look\n\n{block}"
     said = ok(run_loop(*brain(scripted(evil)), "--trials", 1, "--target", toy, "--out", out))
     trial = ledger.trials(out)[1]
     assert trial.proposal.answer == evil and isinstance(trial.outcome, Scored)
