@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from loop.brains.openai_api import check_address
-from loop.brains.retry import Fault, one_line, persist, refusal
+from loop.brains.retry import one_line, persist, refusal, told_apart
 from loop.errors import BrainError, ContextOverflow
 from loop.prices import price_of
 from loop.trial import Json, Message, Reply
@@ -144,20 +144,9 @@ class Anthropic:
         return persist(lambda: self._send(request), self.name)
 
     def _send(self, request: Callable[[], Any]) -> Any:
-        """One request to the client, its errors told apart: who may mend them?"""
         import anthropic
 
-        try:
-            return request()
-        except anthropic.APITimeoutError:
-            raise Fault("no answer in time (--brain-timeout)") from None
-        except anthropic.APIConnectionError as error:
-            reason = type(error.__cause__ or error).__name__
-            raise Fault(f"no connection to {self._client.base_url} ({reason})") from None
-        except anthropic.APIStatusError as error:
-            raise self._status(error) from None
-        except (anthropic.APIError, ValueError) as error:
-            raise Fault(f"the answer broke off ({type(error).__name__})") from None
+        return told_apart(anthropic, request, self._client.base_url, self._status)
 
     def _status(self, error: Any) -> Exception:
         told = error.body.get("error") if isinstance(error.body, dict) else None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from loop.brains.retry import Fault, one_line, persist, refusal
+from loop.brains.retry import one_line, persist, refusal, told_apart
 from loop.errors import BrainError, ContextOverflow, UsageError
 from loop.prices import price_of
 from loop.trial import Json, Message, Reply
@@ -189,20 +189,9 @@ class OpenAI:
         return self._call(lambda: self._client.chat.completions.create(model=self.model, **sent))
 
     def _call(self, request: Any) -> Any:
-        """One request to the client, its errors told apart: who may mend them?"""
         import openai
 
-        try:
-            return request()
-        except openai.APITimeoutError:
-            raise Fault("no answer in time (--brain-timeout)") from None
-        except openai.APIConnectionError as error:
-            reason = type(error.__cause__ or error).__name__
-            raise Fault(f"no connection to {self._client.base_url} ({reason})") from None
-        except openai.APIStatusError as error:
-            raise self._status(error) from None
-        except (openai.APIError, ValueError) as error:
-            raise Fault(f"the answer broke off ({type(error).__name__})") from None
+        return told_apart(openai, request, self._client.base_url, self._status)
 
     def _status(self, error: Any) -> Exception:
         said = str(error.body.get("message") if isinstance(error.body, dict) else error.message)

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loop.errors import BrainError, ContextOverflow, ServerDown
 from loop.sandbox import keys_in_environment
@@ -95,3 +95,24 @@ def one_line(text: object) -> str:
     for name in keys_in_environment():
         line = line.replace(os.environ[name], f"[{name}]")
     return line[:300]
+
+
+def told_apart(
+    api: Any, request: Callable[[], Any], where: object, status: Callable[[Any], Exception]
+) -> Any:
+    """`request()` of a vendor's client module `api`, its errors told apart: who may mend them?
+
+    `openai` and `anthropic` come from one generator and name their errors alike. `status` turns a
+    refusal into what is raised; `where` is the server's address. Raises Fault for what may pass.
+    """
+    try:
+        return request()
+    except api.APITimeoutError:
+        raise Fault("no answer in time (--brain-timeout)") from None
+    except api.APIConnectionError as error:
+        reason = type(error.__cause__ or error).__name__
+        raise Fault(f"no connection to {where} ({reason})") from None
+    except api.APIStatusError as error:
+        raise status(error) from None
+    except (api.APIError, ValueError) as error:
+        raise Fault(f"the answer broke off ({type(error).__name__})") from None
