@@ -82,7 +82,8 @@ def _add(parser: argparse.ArgumentParser, spec: dataclasses.Field[Any], hint: An
         options["default"] = spec.default
         if spec.default not in ("", None, ()):
             options["help"] += f" ({str(spec.default).replace('%', '%%')})"
-    parser.add_argument(name, type=kind, required=required, metavar=spec.name.upper(), **options)
+    options["metavar"] = "|".join(filter(None, choices)) if choices else spec.name.upper()
+    parser.add_argument(name, type=kind, required=required, **options)
 
 
 def _element(hint: Any) -> tuple[bool, Any]:

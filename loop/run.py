@@ -326,10 +326,12 @@ class Loop:
 
 
 def _description(draft: Draft, edited: edit.Edited | Rejected) -> str:
-    """What a free answer amounts to if it moves knobs, else in the words of the strategy."""
-    if draft.calls and isinstance(edited, edit.Edited) and edited.edit.knobs:
+    """In the words of the strategy; else the knobs that moved; else what the answer says first."""
+    if draft.description or isinstance(draft.answer, Rejected):
+        return draft.description
+    if isinstance(edited, edit.Edited) and edited.edit.knobs:
         return ", ".join(f"{c.knob}: {c.old} -> {c.new}" for c in edited.edit.knobs)
-    return draft.description
+    return draft.answer.strip().partition("\n")[0]
 
 
 def _one_line(text: str) -> str:

@@ -12,7 +12,8 @@ class Draft:
     """What a strategy came up with.
 
     `answer`: text in the edit language of `loop.edit` (a control writes `KNOB = value` lines), or
-    why there is none. `calls`: every request to a brain that led there. `notes`: for the record.
+    why there is none. `description`: "" leaves it to the loop, which knows what the edit amounts
+    to. `calls`: every request to a brain that led there. `notes`: for the record.
     """
 
     answer: str | Rejected

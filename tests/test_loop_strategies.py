@@ -78,7 +78,7 @@ def test_the_stable_part_comes_first(name: str, state: State) -> None:
 
 def test_bare_passes_the_answer_on(state: State) -> None:
     draft = arm("bare", "Raise it.\nLR = 0.2").propose(state)
-    assert (draft.answer, draft.description) == ("Raise it.\nLR = 0.2", "Raise it.")
+    assert (draft.answer, draft.description) == ("Raise it.\nLR = 0.2", "")
     assert draft.shown.history == (0, 1, 2, 3, 4) and draft.shown.omitted == ()
 
 

@@ -60,12 +60,7 @@ class Asking:
         return replace(
             draft,
             answer=answer,
-            description=first_line(answer),
+            description="",
             calls=(*draft.calls, call),
             notes=draft.notes | {"repaired": rejected.reason},
         )
-
-
-def first_line(answer: str | Rejected) -> str:
-    """What a free answer says first; "" if there is none."""
-    return "" if isinstance(answer, Rejected) else answer.strip().splitlines()[0][:200]

@@ -5,7 +5,7 @@ that is given the reasoning and extracts the answer. `re2_cot` reads the questio
 from loop.context import State
 from loop.edit import usable
 from loop.strategies import re2
-from loop.strategies.asking import Asking, first_line
+from loop.strategies.asking import Asking
 from loop.strategies.question import FORMAT, Question, ask_for_edit, template_hash
 from loop.strategy import Draft
 from loop.trial import Message, Reply
@@ -41,7 +41,7 @@ class Cot(Asking):
         second = extraction_messages(first, thought.replies[0])
         call = self.ask(second, state.seed, purpose="extract")
         answer = usable(call.replies[0])
-        return Draft(answer, first_line(answer), (thought, call), question.shown)
+        return Draft(answer, calls=(thought, call), shown=question.shown)
 
 
 class Re2Cot(Cot):

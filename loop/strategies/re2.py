@@ -3,7 +3,7 @@ arXiv 2309.06275). The format line stands once, after."""
 
 from loop.context import State
 from loop.edit import usable
-from loop.strategies.asking import Asking, first_line
+from loop.strategies.asking import Asking
 from loop.strategies.question import FORMAT, Question, ask_for_edit, template_hash
 from loop.strategy import Draft
 from loop.trial import Message
@@ -26,4 +26,4 @@ class Re2(Asking):
         question = ask_for_edit(state, self.window, self.brain.count, repeats=2)
         call = self.ask(messages(question), state.seed)
         answer = usable(call.replies[0])
-        return Draft(answer, first_line(answer), (call,), question.shown)
+        return Draft(answer, calls=(call,), shown=question.shown)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from loop import edit, knobs
 from loop.brain import Brain
 from loop.context import State
-from loop.strategies.asking import Asking, first_line
+from loop.strategies.asking import Asking
 from loop.strategies.cot import EXTRACT, TRIGGER, extraction_messages, reasoning_messages
 from loop.strategies.question import ask_for_edit, template_hash
 from loop.strategies.sampling import Sampling
@@ -51,8 +51,7 @@ class SelfConsistency(Asking):
             "agreement": agreeing / len(votes),
             "voted": agreeing > 1,
         }
-        answer = answers[winner]
-        return Draft(answer, first_line(answer), tuple(calls), question.shown, notes)
+        return Draft(answers[winner], calls=tuple(calls), shown=question.shown, notes=notes)
 
     def repair(self, state: State, draft: Draft, rejected: Rejected) -> None:
         """A vote stands: no sample of it is asked again."""
