@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.summary import Summary, summarise
-from eval.words import duration
+from eval.words import duration, listed
 from loop import flags
 from loop.errors import UsageError
 from loop.flags import flag
@@ -42,8 +42,9 @@ class Cost:
     """
 
     name: str
-    arm: str
     n: int
+    kept: int
+    rejected: str
     tokens: float
     api: float
     paid: bool
@@ -60,7 +61,9 @@ def run(argv: Sequence[str]) -> int:
 
     args = flags.parse("costs", CostsArgs, argv)
     rows = costs([summarise(folder) for folder in args.runs], args)
-    Console().print(table(rows, args))
+    console = Console()
+    console.print(work(rows))
+    console.print(table(rows, args))
     return 0
 
 
@@ -71,30 +74,42 @@ def costs(summaries: Sequence[Summary], args: CostsArgs) -> list[Cost]:
     return [_cost(summary, args) for summary in summaries if summary.proposed]
 
 
-def table(rows: Sequence[Cost], args: CostsArgs) -> "Table":
-    """The rows for people: dollars for one experiment and for a hundred."""
-    from rich.table import Table
-
-    result = Table(
-        caption=f"means over n experiments; dollars for 1 / 100. API: ≈ is the price of the same "
-        f"tokens at {args.api} ({source_of(args.api)}). Own GPU: {args.watts:g} W at "
-        f"${args.kwh:g}/kWh. Rented: ${args.rent:g}/h. --api --watts --kwh --rent change them."
-    )
-    for name in ("run", "arm"):
-        result.add_column(name)
-    for name in (
-        *("n", "tokens", "brain at an API", "own GPU", "rented GPU"),
-        *("brain", "trainer", "trainer / kept"),
-    ):
+def work(rows: Sequence[Cost]) -> "Table":
+    """What was done for it: proposals, what came of them, tokens and seconds for one."""
+    result = _table("means over n proposals; trainer / kept is for the whole run")
+    for name in ("n", "kept", "tokens", "brain", "trainer", "trainer / kept"):
         result.add_column(name, justify="right")
+    result.add_column("rejected")
     for row in rows:
-        api = "—" if not row.tokens else f"{'' if row.paid else '≈ '}{_dollars(row.api)}"
         kept = "none kept" if row.per_kept is None else duration(row.per_kept)
         result.add_row(
-            *(row.name, row.arm, f"{row.n:,}", f"{row.tokens:,.0f}", api),
-            *(_dollars(row.own), _dollars(row.rented)),
-            *(duration(row.brain_seconds), duration(row.trainer_seconds), kept),
+            *(row.name, f"{row.n:,}", f"{row.kept:,}", f"{row.tokens:,.0f}"),
+            *(duration(row.brain_seconds), duration(row.trainer_seconds), kept, row.rejected),
         )
+    return result
+
+
+def table(rows: Sequence[Cost], args: CostsArgs) -> "Table":
+    """Dollars for one experiment and for a hundred, by who is paid."""
+    result = _table(
+        f"dollars for 1 and for 100 experiments. API: ≈ is the price of the same tokens at "
+        f"{args.api} ({source_of(args.api)}). Own GPU: {args.watts:g} W at ${args.kwh:g}/kWh. "
+        f"Rented: ${args.rent:g}/h. --api --watts --kwh --rent change them."
+    )
+    for name in ("brain at an API", "100", "own GPU", "100", "rented GPU", "100"):
+        result.add_column(name, justify="right")
+    for row in rows:
+        api = _dollars(row.api, "" if row.paid else "≈ ") if row.tokens else ("—", "—")
+        result.add_row(row.name, *api, *_dollars(row.own), *_dollars(row.rented))
+    return result
+
+
+def _table(caption: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption)
+    result.add_column("run", overflow="fold")
     return result
 
 
@@ -108,8 +123,9 @@ def _cost(summary: Summary, args: CostsArgs) -> Cost:
     hours = (summary.brain_seconds + summary.trainer_seconds) / 3600
     return Cost(
         name=summary.name,
-        arm=summary.arm,
         n=n,
+        kept=summary.kept,
+        rejected=listed(summary.rejected),
         tokens=(read + written) / n,
         api=dollars / n,
         paid=summary.dollars is not None,
@@ -121,8 +137,7 @@ def _cost(summary: Summary, args: CostsArgs) -> Cost:
     )
 
 
-def _dollars(one: float) -> str:
+def _dollars(one: float, mark: str = "") -> tuple[str, str]:
     """Dollars for one and for a hundred, three digits of each."""
-    return " / ".join(
-        f"{value:.3g}" if value < 100 else f"{value:,.0f}" for value in (one, 100 * one)
-    )
+    one_, hundred = (f"{v:.3g}" if v < 100 else f"{v:,.0f}" for v in (one, 100 * one))
+    return f"{mark}{one_}", hundred

@@ -47,8 +47,12 @@ class ReportArgs:
 
 def run(argv: Sequence[str]) -> int:
     """The verb `report`: write the page and say where it is. Raises as `write` does."""
+    from rich.console import Console
+
     args = flags.parse("report", ReportArgs, argv)
-    print(f"report of {words.count(len(args.dirs), 'run')}: {write(list(args.dirs), args.out)}")
+    page = write(list(args.dirs), args.out)
+    Console().print(table([summarise(folder) for folder in args.dirs]))
+    print(f"report of {words.count(len(args.dirs), 'run')}: {page}")
     return 0
 
 
