@@ -14,6 +14,7 @@ VERBS = {
     "report": ("eval.report:run", "runs -> one self-contained HTML page"),
     "import": ("data_collection.importer:run", "somebody else's run -> a run folder"),
     "collect": ("data_collection.collect:run", "runs -> a corpus that `datasets` opens"),
+    "finetune": ("finetune.train:run", "rows of a corpus -> an adapter"),
     "costs": ("eval.costs:run", "what an experiment costs: API, own GPU, rented GPU"),
 }
 USAGE = "autoresearch VERB [--help]\n\n" + "\n".join(
