@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-CHECKED := autoresearch.py loop data_collection finetune eval trainer/*.py benchmarks/*.py tests
+CHECKED := autoresearch.py loop data_collection finetune adapters eval trainer/*.py benchmarks/*.py tests
 VENV := .venv
 SANDBOX ?= auto
 BIN := $(VENV)/bin

@@ -15,6 +15,7 @@ VERBS = {
     "import": ("data_collection.importer:run", "somebody else's run -> a run folder"),
     "collect": ("data_collection.collect:run", "runs -> a corpus that `datasets` opens"),
     "finetune": ("finetune.train:run", "rows of a corpus -> an adapter"),
+    "adapters": ("adapters.__main__:run", "an adapter -> GGUF or Ollama, past its gates"),
     "costs": ("eval.costs:run", "what an experiment costs: API, own GPU, rented GPU"),
 }
 USAGE = "autoresearch VERB [--help]\n\n" + "\n".join(

@@ -21,6 +21,8 @@ UNKNOWN = "unknown"
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md")
 CPU_REPACKING = "support_avx512bf16_for_cpu"
 """The attribute of a layer by which bitsandbytes decides to repack it."""
+UNPACKED = "2"
+"""Version of what unpacking writes: an older one in a cache is not taken for it."""
 FP32_BELOW = 2 * 2**30
 """Bytes of a GGUF that is unpacked to fp32; larger ones become bf16, which loses a little."""
 
@@ -120,7 +122,7 @@ def _gguf(name: str, path: Path, cache: Path) -> Base:
             raise UsageError(f"{path} is not a GGUF file")
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache / "bases" / digest[:24]
+    folder = cache / "bases" / f"{digest[:24]}-{UNPACKED}"
     if not folder.is_dir():
         _unpack(path, folder)
     return Base(name, folder, digest, _gguf_licence(path))
@@ -140,7 +142,10 @@ def _unpack(path: Path, folder: Path) -> None:
             **where, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
         )
         model.save_pretrained(beside)
-        AutoTokenizer.from_pretrained(**where).save_pretrained(beside)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        if _field(path, "tokenizer.ggml.pre") == "smollm":
+            _split_digits(tokenizer)
+        tokenizer.save_pretrained(beside)
         for written in beside.iterdir():
             with written.open("rb") as file:
                 os.fsync(file.fileno())
@@ -160,11 +165,29 @@ def _unpack(path: Path, folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _split_digits(tokenizer: Any) -> None:
+    """Each digit a token of its own, as llama.cpp has it for `pre = smollm`.
+
+    transformers leaves that out when it reads a GGUF, and what would be trained is then not what is
+    served: "\\n\\n1" becomes [198, 198, 33] instead of [1116, 33] (docs/adapters.md, gate b).
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+
+
 def _gguf_licence(path: Path) -> str:
+    return _field(path, "general.license") or UNKNOWN
+
+
+def _field(path: Path, name: str) -> str:
+    """A text of the GGUF's metadata, "" if it is not there."""
     from gguf import GGUFReader
 
-    field = GGUFReader(path).get_field("general.license")
-    return str(field.contents()) if field else UNKNOWN
+    field = GGUFReader(path).get_field(name)
+    return str(field.contents()) if field else ""
 
 
 def _card_licence(folder: Path) -> str:
