@@ -4,8 +4,8 @@ What bounds them: the clock (monotonic: a wall clock that jumps ends nothing), r
 processes, the log, the folders they write. A scan of all that costs milliseconds, so it comes every
 half second; in between one read of /proc/loadavg tells whether tasks multiply. The kernel's own
 limit on tasks stands behind the scan: RLIMIT_NPROC, and for root, who is immune to that, a cgroup
-with pids.max where ours was delegated. Where it was not, the watcher has to be quick: it comes
-before all other processes, and what multiplies too fast is ended unseen.
+with pids.max where one can be made. Where it cannot, the watcher has to be quick: it comes before
+all other processes, and what multiplies too fast is ended unseen.
 """
 
 import ctypes
@@ -30,6 +30,7 @@ from loop import secrets
 COMMAND_NOT_FOUND = 127  # as a shell says it
 LEAST_FREE_BYTES = 100 * 2**20  # of the disk; below that everything else suffers
 _SCAN_S, _GLANCE_S = 0.5, 0.05
+_GROUP_TRIES = 250  # to remove a control group, over five seconds
 _TASKS_EACH = 16  # threads that a process may have on average
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -170,7 +171,7 @@ def _start(
 
 @contextmanager
 def _cgroup(limits: Limits) -> Iterator[Path | None]:
-    """A control group that caps tasks, for root, if ours (version 2) was delegated to us."""
+    """A control group that caps tasks, for root, where one can be made."""
     group = None
     if os.getuid() == 0 and (ours := _delegated()):
         with suppress(OSError):
@@ -181,23 +182,36 @@ def _cgroup(limits: Limits) -> Iterator[Path | None]:
     try:
         yield group
     finally:
-        while group:
-            try:
-                group.rmdir()
-                group = None
-            except OSError:  # the last of its tasks are still on their way out
-                time.sleep(0.02)
+        if group:
+            _remove(group)
+
+
+def _remove(group: Path) -> None:
+    for _ in range(_GROUP_TRIES):
+        try:
+            group.rmdir()
+            return
+        except OSError:  # the last of its tasks are still on their way out
+            time.sleep(0.02)
 
 
 def _delegated() -> Path | None:
-    """Our own control group, if it hands the controller of tasks down to its children."""
-    try:
+    """Our own control group, if groups that count tasks can be made in it (cgroups(7)).
+
+    Version 1 has a hierarchy for tasks alone; in version 2 the controller must be handed down.
+    """
+    with suppress(OSError):
         lines = Path("/proc/self/cgroup").read_text().splitlines()
-        path = next(line[4:] for line in lines if line.startswith("0::/"))
-        ours = Path("/sys/fs/cgroup") / path
-        return ours if "pids" in (ours / "cgroup.subtree_control").read_text().split() else None
-    except (OSError, StopIteration):
-        return None
+        for _, controllers, path in (line.split(":", 2) for line in lines):
+            if controllers == "pids":
+                ours = Path("/sys/fs/cgroup/pids") / path.lstrip("/")
+                if os.access(ours, os.W_OK):
+                    return ours
+            elif not controllers:
+                ours = Path("/sys/fs/cgroup") / path.lstrip("/")
+                if "pids" in (ours / "cgroup.subtree_control").read_text().split():
+                    return ours
+    return None
 
 
 @contextmanager
