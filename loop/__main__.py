@@ -8,12 +8,10 @@ from types import FrameType
 from rich.console import Console
 
 from loop import flags, gpu, secrets, start
-from loop.caps import Caps
 from loop.errors import AutoresearchError
 from loop.experiment import Limits, Runner
 from loop.ledger import Ledger
 from loop.optimiser import StudyMirror
-from loop.position import Settings
 from loop.progress import Progress
 from loop.run import Loop, Observer
 from loop.sandbox import LACKS, open_box
@@ -66,34 +64,15 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
         strategy, brain = composed or start.strategy(args, _replies(ledger))
         limits = Limits(args.timeout or prepared.target.timeout_s, args.memory_mb)
         progress = Progress(console, prepared.name, args.trials)
-        observers: list[Observer] = [progress]
-        if args.strategy in OPTIMISED:
-            observers.append(StudyMirror(args.out, prepared.target))
-        tracker = None
-        if args.wandb in ("offline", "online"):
-            mode: Mode = "offline" if args.wandb == "offline" else "online"
-            config = start.read_run_toml(args.out)["args"]
-            tracker = WandbTracker(args.out, prepared.name, mode, config)
-            observers.append(tracker)
+        tracker = _tracker(prepared)
         loop = Loop(
-            Settings(
-                prepared.name,
-                args.seed,
-                args.trials,
-                prepared.budget,
-                args.failsafe,
-                Caps(args.max_dollars, args.max_tokens, args.max_hours),
-                args.patience,
-                args.fresh_seeds,
-                args.final_seeds,
-                args.stop_hopeless,
-            ),
+            start.settings(prepared),
             strategy=strategy,
             judge=start.judge(args, prepared.target, prepared.budget),
             runner=gpu.arrange(args.gpu, Runner(prepared.target, box, limits), brain),
             workspace=prepared.workspace,
             ledger=ledger,
-            observers=observers,
+            observers=[progress, *_mirrors(prepared), *([tracker] if tracker else [])],
             stop=stop,
         )
         try:
@@ -102,13 +81,27 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
         except KeyboardInterrupt:
             console.print("the trial in flight was abandoned; all finished ones are on the disk")
         finally:
-            if tracker is not None:
+            if tracker:
                 tracker.finish()
     if stop.asked:
         command = f"autoresearch run --resume --out {args.out}"
         console.print(f"go on with: {command}", highlight=False, markup=False, soft_wrap=True)
         return INTERRUPTED
     return 0
+
+
+def _mirrors(prepared: start.Prepared) -> list[Observer]:
+    """What the optimiser's own tools open, beside the ledger."""
+    args = prepared.args
+    return [StudyMirror(args.out, prepared.target)] if args.strategy in OPTIMISED else []
+
+
+def _tracker(prepared: start.Prepared) -> WandbTracker | None:
+    args = prepared.args
+    if args.wandb == "off":
+        return None
+    mode: Mode = "offline" if args.wandb == "offline" else "online"
+    return WandbTracker(args.out, prepared.name, mode, start.read_run_toml(args.out)["args"])
 
 
 def _replies(ledger: Ledger) -> int:

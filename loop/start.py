@@ -22,6 +22,7 @@ import tomli_w
 from loop import brains, flags, gpu, prices, strategies, target
 from loop.brain import Brain
 from loop.budget import Budget
+from loop.caps import Caps
 from loop.errors import AutoresearchError, LedgerError, TargetError, UsageError, choose
 from loop.files import write_atomic
 from loop.flags import flag
@@ -29,6 +30,7 @@ from loop.gpu import GPU
 from loop.judge import Judge, Naive
 from loop.ledger import LEDGER
 from loop.noise_aware import NoiseAware
+from loop.position import Settings
 from loop.sandbox import SANDBOXES
 from loop.strategies.sampling import Sampling
 from loop.strategy import Strategy
@@ -173,6 +175,23 @@ def judge(args: RunArgs, target_: Target, budget: Budget | None) -> Judge:
         noise_runs=args.noise_runs,
         steady=budget is not None and budget.unit == "flops",
         seeded=target_.seed != "none",
+    )
+
+
+def settings(prepared: Prepared) -> Settings:
+    """What the loop is asked to do."""
+    args = prepared.args
+    return Settings(
+        run=prepared.name,
+        seed=args.seed,
+        trials=args.trials,
+        budget=prepared.budget,
+        failsafe=args.failsafe,
+        caps=Caps(args.max_dollars, args.max_tokens, args.max_hours),
+        patience=args.patience,
+        fresh_seeds=args.fresh_seeds,
+        final_seeds=args.final_seeds,
+        stop_hopeless=args.stop_hopeless,
     )
 
 

@@ -370,7 +370,8 @@ def test_closed_brain_is_an_error() -> None:
 
 
 LONG_CHAT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
 from loop.brains import connect
 from loop.trial import Message
 brain = connect("llamacpp:smollm2-135m", threads=1)
@@ -391,7 +392,10 @@ def test_ctrl_c_ends_a_chat_quietly_and_the_brain_lives_on(repeats: int) -> None
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.7)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=180)
+    try:
+        out, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
     assert (process.returncode, out, err) == (0, "interrupted 3\n", "")
 
 

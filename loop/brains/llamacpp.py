@@ -7,12 +7,10 @@ tokens, while closing a connection also stops the generation. Source of the requ
 llama.cpp, tools/server/README.md.
 """
 
-import contextlib
 import http.client
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,21 +135,13 @@ class LlamaCpp:
             raise BrainError(f"{self.name}: cannot send {bad!r}, which is not Unicode") from None
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
         connection = http.client.HTTPConnection(self.address.removeprefix("http://"))
-        asked: socket.socket | None = None
         try:
-            connection.connect()
-            asked = connection.sock
             connection.request(method, path, sent, headers)
             response = connection.getresponse()
             status, answer = response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise BrainError(f"{self.name}: the embedded server broke off ({error})") from None
         finally:
-            # An interrupted caller must not leave the only slot busy. A response that was begun
-            # keeps the socket open past close(), and the server then generates to the end.
-            if asked is not None:
-                with contextlib.suppress(OSError):  # the server hung up first
-                    asked.shutdown(socket.SHUT_RDWR)
             connection.close()
         if status != 200:
             said = " ".join(str(answer.get("error", {}).get("message", answer)).split())
