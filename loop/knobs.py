@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from loop.errors import TargetError
-from loop.trial import Json
 
 Value = int | float | str | bool | tuple[int | float, ...]
 
@@ -150,11 +149,6 @@ def fits(old: Value, new: Value) -> bool:
     if type(old) is float and type(new) is int:
         return True
     return type(old) is type(new)
-
-
-def space(knobs: dict[str, Knob], values: dict[str, Value]) -> Json:
-    """For the record: the space in which `values` lie."""
-    return {name: vars(knobs[name]) for name in values if name in knobs}
 
 
 def _assignments(source: str) -> list[tuple[str, Value, ast.expr]]:
