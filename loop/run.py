@@ -14,12 +14,12 @@ from loop import edit, final, forbidden, hopeless, knobs
 from loop.audit import Split
 from loop.context import State, proposal_seed
 from loop.errors import BrainError, ServerDown, TargetError
-from loop.experiment import Runner
 from loop.files import remove
 from loop.judge import Contender, Judge, failed
 from loop.ledger import Ledger
 from loop.position import Ledgered, Position, Settings
 from loop.strategy import Draft, Strategy
+from loop.target import Target
 from loop.trial import (
     Context,
     Decision,
@@ -49,6 +49,19 @@ class Observer(Protocol):
 
     def record(self, record: Record, position: Position) -> None:
         """A record that is on the disk."""
+
+
+class Runner(Protocol):
+    """Whatever runs one experiment: `loop.experiment.Runner` is the one with the box."""
+
+    @property
+    def target(self) -> Target: ...
+
+    def run(
+        self, folder: Path, env: dict[str, str], log: Path, split: Split = "audit",
+        rival: hopeless.Rival | None = None,
+    ) -> tuple[Outcome, float]:  # fmt: skip
+        """Train what lies in `folder`, scored on the text `split` -> outcome, seconds it took."""
 
 
 class Loop:

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import tomli_w
 
-from loop import brains, flags, gpu, prices, strategies, target
+from loop import brains, flags, gpu, knobs, prices, strategies, target
 from loop.brain import Brain
 from loop.budget import Budget
 from loop.caps import Caps
@@ -39,6 +39,8 @@ from loop.trial import Json
 from loop.workspace import Workspace
 
 RUN_TOML = "run.toml"
+LORA = "lora.gguf"
+"""In the folder of an adapter that was exported as lora-gguf (docs/adapters.md)."""
 JUDGES = ("noise-aware", "naive")
 LEAST_FREE_MB = 200
 _MAY_CHANGE = {
@@ -54,12 +56,14 @@ class RunArgs:
 
     out: Path = flag(help="folder of the run")
     brain: str = flag("", "provider:model, e.g. llamacpp:smollm2-135m; a control needs none")
+    adapter: str = flag("", "of the brain: folder or GGUF of one exported as lora-gguf")
     strategy: str = flag("bare", f"one of: {', '.join([*strategies.ARMS, *strategies.CONTROLS])}")
     trials: int = flag(0, "how many beside the baseline; 0: until Ctrl-C")
     seed: int = flag(0, "of the proposals and of the training")
     target: Path = flag(BUILT_IN, "folder of the target")
     profile: str = flag("", "of the target, e.g. cpu, 24gb, h100")
     variant: str = flag("", "of the profile")
+    start: str = flag("", "knobs that the baseline begins with, e.g. DEPTH=4,HEAD_DIM=16")
     budget: str = flag("", "of one experiment: 300s or 2e12flops; the profile's if left out")
     judge: str = flag("noise-aware", "what decides", choices=JUDGES)
     simplicity: bool = flag(False, "naive judge: also keep what is equal and simpler")
@@ -152,12 +156,25 @@ def _connect(args: RunArgs, used: int) -> Brain | None:
     return brains.connect(
         args.brain,
         start=used,
+        adapter=_lora(args.adapter) if args.adapter else None,
         base_url=args.base_url or None,
         threads=args.threads or None,
         window=args.window or None,
         think=args.think,
         timeout=args.brain_timeout or None,
     )
+
+
+def _lora(adapter: str) -> str:
+    """The GGUF of an adapter: the one named, or what `adapters export` left in its folder."""
+    folder = Path(adapter).expanduser()
+    path = folder / LORA if folder.is_dir() else folder
+    if not path.is_file():
+        raise UsageError(
+            f"--adapter: no file {path}; make it with: "
+            f"autoresearch adapters export {folder} --to lora-gguf"
+        )
+    return str(path)
 
 
 def _sampling(args: RunArgs) -> Sampling:
@@ -233,7 +250,7 @@ def _resumable(folder: Path) -> Json:
 
 def _create(args: RunArgs) -> Prepared:
     _check_room(args.out)
-    found = target.load(args.target, args.profile, args.variant)
+    found = _begun(target.load(args.target, args.profile, args.variant), args.start)
     if args.gpu == "share":
         gpu.check_share(found)
     budget = _budget(args, found)
@@ -258,6 +275,22 @@ def _create(args: RunArgs) -> Prepared:
             ) from None
         raise
     return Prepared(name, args, found, budget, space, (said, *found.inferred, *_audit(found)))
+
+
+def _begun(found: Target, start: str) -> Target:
+    """`found` with the knobs of --start, which win over those of its profile."""
+    changes: dict[str, str] = {}
+    for pair in filter(None, start.split(",")):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        try:
+            knobs.literal(value)
+        except ValueError:
+            equals = ""
+        if not equals or name not in found.knobs:
+            known = ", ".join(found.knobs) or "none: this target has no knobs"
+            raise UsageError(f"--start: {pair!r} is not KNOB=value; knobs are {known}")
+        changes[name] = value
+    return dataclasses.replace(found, start=found.start | changes)
 
 
 def _audit(found: Target) -> tuple[str, ...]:
@@ -322,7 +355,7 @@ def _run_toml(
     recorded = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     return {
         "name": name,
-        "brain": "" if args.strategy in strategies.CONTROLS else args.brain,
+        "brain": _brain_name(args),
         "strategy": args.strategy,
         "seed": args.seed,
         "trials": args.trials,
@@ -337,6 +370,16 @@ def _run_toml(
         "target": target.to_toml(found),
         "versions": _versions(),
     }
+
+
+def _brain_name(args: RunArgs) -> str:
+    """As reports call it: the adapter belongs to it."""
+    if args.strategy in strategies.CONTROLS:
+        return ""
+    if not args.adapter:
+        return args.brain
+    path = Path(args.adapter)
+    return f"{args.brain} + {(path.parent if path.suffix == '.gguf' else path).name}"
 
 
 def _versions() -> dict[str, str]:

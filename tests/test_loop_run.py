@@ -439,3 +439,24 @@ def test_a_ledger_line_is_plain_json_with_the_four_keys(
         body = json.loads(line)
         assert body["kind"] == "trial"
         assert {"context", "proposal", "outcome", "decision"} <= set(body)
+
+
+def test_a_run_may_begin_elsewhere(toy: Path, tmp_path: Path, run_cli: Cli) -> None:
+    common = ("run", "--strategy", "random_edit", "--trials", 0, "--target", toy, *PLAIN)
+    out = tmp_path / "r"
+    done = run_cli(*common, "--start", "LR=0.2, WIDTH=16", "--trials", 1, "--out", out)
+    ok(done)
+    assert ledger.trials(out)[0].context.knobs == {"LR": 0.2, "WIDTH": 16}
+    for start in ("LR", "LR=high", "RATE=1", "LR=0.2;WIDTH=4"):
+        done = run_cli(*common, "--start", start, "--out", tmp_path / "no")
+        assert done.returncode == 2 and "is not KNOB=value; knobs are LR, WIDTH" in done.stderr
+        assert not (tmp_path / "no").exists()
+
+
+def test_an_adapter_must_have_been_exported(toy: Path, tmp_path: Path, run_cli: Cli) -> None:
+    (tmp_path / "adapter").mkdir()
+    done = run_cli("run", "--brain", "llamacpp:smollm2-135m", "--adapter", tmp_path / "adapter",
+                   "--target", toy, *PLAIN, "--out", tmp_path / "r")  # fmt: skip
+    assert done.returncode == 2
+    assert "autoresearch adapters export" in done.stderr and "--to lora-gguf" in done.stderr
+    assert not (tmp_path / "r").exists()
