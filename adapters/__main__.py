@@ -12,7 +12,7 @@ from rich.text import Text
 from adapters import export, peft_folder
 from adapters.gates import Gate
 from loop import flags
-from loop.errors import AutoresearchError, UsageError, choose
+from loop.errors import AutoresearchError, UsageError, choose, ending
 from loop.flags import flag
 
 KINDS = ("lora-gguf", "merged-gguf", "ollama")
@@ -142,15 +142,5 @@ def _text(path: Path) -> str:
         raise UsageError(f"cannot read the template {path}: {error}") from None
 
 
-def main() -> int:
-    try:
-        return run(sys.argv[1:])
-    except AutoresearchError as error:
-        print(f"autoresearch: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending(run, sys.argv[1:]))

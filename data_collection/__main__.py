@@ -3,16 +3,7 @@
 import sys
 
 from data_collection.collect import run
-from loop.errors import AutoresearchError
-
-
-def main() -> int:
-    try:
-        return run(sys.argv[1:])
-    except AutoresearchError as error:
-        print(f"autoresearch: {error}", file=sys.stderr)
-        return error.exit_status
-
+from loop.errors import ending
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending(run, sys.argv[1:]))

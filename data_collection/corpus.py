@@ -8,8 +8,6 @@ Written beside and renamed, so that there is a whole corpus or none.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 from data_collection.features import Row, encode_row, schema
 from data_collection.splits import SPLITS
 from loop.errors import AutoresearchError, UsageError
-from loop.files import write_atomic
+from loop.files import atomic_folder, write_atomic
 from loop.trial import Json
 
 CANARY = "autoresearch-corpus-canary 6f1d0c5e-7d0b-4c39-9b57-2f1c6f0e4a8d"
@@ -84,23 +82,13 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty; name another --out")
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        beside.mkdir(parents=True)
-        yield beside
-        for path in beside.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        if out.exists():
-            out.rmdir()
-        beside.replace(out)
+        with atomic_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise AutoresearchError(
             f"cannot write {out}: {error.strerror}; make room or name another --out"
         ) from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def read_meta(folder: Path) -> Json:

@@ -5,14 +5,12 @@ adapter.toml    base and its digest, corpus and its digest, strategy, recipe, me
 """
 
 import json
-import os
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from loop.errors import AutoresearchError, UsageError
-from loop.files import write_atomic
+from loop.files import atomic_folder, write_atomic
 
 ABOUT = "adapter.toml"
 FORMAT = 1
@@ -32,29 +30,20 @@ def write(model: Any, out: Path, about: Json) -> None:
             raise AutoresearchError(
                 f"training diverged: {name} is not finite; lower --learning-rate and train anew"
             )
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        beside.mkdir(parents=True)
-        model.save_pretrained(beside, selected_adapters=["default"])
-        (beside / "README.md").unlink(missing_ok=True)
-        config = json.loads((beside / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = about["base"]["name"]
-        config["target_modules"] = sorted(config["target_modules"])
-        write_atomic(beside / "adapter_config.json", json.dumps(config, indent=2).encode())
-        text = tomli_w.dumps(_without_none({"format": FORMAT, **about}))
-        write_atomic(beside / ABOUT, text.encode())
-        for path in beside.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if out.is_dir():
-            out.rmdir()  # it was empty when training began
-        beside.replace(out)
+        with atomic_folder(out) as beside:
+            model.save_pretrained(beside, selected_adapters=["default"])
+            (beside / "README.md").unlink(missing_ok=True)
+            config = json.loads((beside / "adapter_config.json").read_text(encoding="utf-8"))
+            config["base_model_name_or_path"] = about["base"]["name"]
+            config["target_modules"] = sorted(config["target_modules"])
+            write_atomic(beside / "adapter_config.json", json.dumps(config, indent=2).encode())
+            text = tomli_w.dumps(_without_none({"format": FORMAT, **about}))
+            write_atomic(beside / ABOUT, text.encode())
     except OSError as error:
         raise AutoresearchError(
             f"cannot write {out}: {error.strerror or error}; make room and go on with --resume"
         ) from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def read(folder: Path) -> Json:

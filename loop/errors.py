@@ -12,6 +12,12 @@
 Everything else is a bug and crashes with its traceback.
 """
 
+import sys
+from collections.abc import Callable, Sequence
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
+
 
 class AutoresearchError(Exception):
     """The work failed. The message is one line: what, where, what to try next."""
@@ -58,3 +64,17 @@ def choose(what: str, name: str, existing: list[str]) -> str:
     if name in existing:
         return name
     raise UsageError(f"unknown {what} '{name}'; there are: {', '.join(sorted(existing))}")
+
+
+def ending(verb: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """How a command ends: the status that `verb(argv)` returns, or that of what stopped it.
+
+    An AutoresearchError is one line on standard error; Ctrl-C is 130 and no traceback.
+    """
+    try:
+        return verb(argv)
+    except AutoresearchError as error:
+        print(f"autoresearch: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED

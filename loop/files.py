@@ -4,7 +4,8 @@ import os
 import shutil
 import stat
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -20,11 +21,34 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out` when the block ends well, and is gone when it does not.
+
+    `out` is not there, or an empty folder. Raises OSError.
+    """
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        os.fsync(folder)
+        beside.mkdir(parents=True)
+        yield beside
+        for path in beside.rglob("*"):
+            _sync(path)
+        beside.replace(out)
+        _sync(out.parent)
     finally:
-        os.close(folder)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """What was written to a file, or which names a folder holds, is on the disk on return."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_plain(path: Path, most: int) -> bytes:

@@ -43,6 +43,7 @@ def environment() -> dict[str, str]:
         "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_NO_LAZY_FETCH": "1",
+        "GIT_DEFAULT_REF_FORMAT": "files",  # as loop.workspace writes them
         "LC_ALL": "C.UTF-8",
         **IDENTITY,
     }

@@ -170,22 +170,25 @@ class Ledger:
         In a run that goes on, the row of the `newest` trial is all there is to add.
         """
         path = self.folder / "results.tsv"
-        rows = [record for record in self.records if isinstance(record, Trial)]
-        name = next(
-            (t.outcome.metric.name for t in rows if isinstance(t.outcome, Scored)), "val_bpb"
-        )
-        header = f"commit\t{name}\tmemory_gb\tstatus\tdescription\n"
         try:
             if newest is not None and newest.id > 0:
                 with path.open("a", encoding="utf-8") as results:
                     results.write(_row(newest))
             else:
-                write_atomic(path, (header + "".join(map(_row, rows))).encode())
+                write_atomic(path, self._table().encode())
         except OSError as error:
             raise LedgerError(
                 f"cannot write {path}: {error.strerror}; the ledger has it all: make room and go "
                 "on with --resume"
             ) from None
+
+    def _table(self) -> str:
+        rows = [record for record in self.records if isinstance(record, Trial)]
+        name = next(
+            (t.outcome.metric.name for t in rows if isinstance(t.outcome, Scored)), "val_bpb"
+        )
+        header = f"commit\t{name}\tmemory_gb\tstatus\tdescription\n"
+        return header + "".join(map(_row, rows))
 
 
 def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:

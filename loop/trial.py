@@ -11,6 +11,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Any, Literal
 
 SCHEMA = 1
@@ -337,71 +338,119 @@ def record_from_json(data: Any) -> Record:
     return typing.cast(Record, from_json(KINDS[kind], body, kind))
 
 
-_HINTS: dict[type[Any], dict[str, Any]] = {}
-
-
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    """Resolved annotations, kept: resolving them for every record would dominate reading."""
-    if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls)
-    return _HINTS[cls]
-
-
 def from_json(kind: Any, data: Any, where: str = "") -> Any:
     """JSON value -> an instance of the annotated type `kind`, strictly. Raises RecordError."""
-    if kind is Any:
-        return data
+    return _reader(kind)(data, where)
+
+
+_Reader = typing.Callable[[Any, str], Any]
+
+
+@cache
+def _reader(kind: Any) -> _Reader:
+    """What reads a value of the type `kind`: looked at once, for a ledger has millions of them."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return lambda data, where: data
     if origin in (typing.Union, types.UnionType):
-        return _from_union(args, data, where)
+        return _union_reader(args)
     if origin is Literal:
-        if data in args:
-            return data
-        raise RecordError(f"{where} is {data!r}, expected one of {', '.join(map(str, args))}")
+        return _literal_reader(args)
     if origin is tuple:
+        return _tuple_reader(_reader(args[0]))
+    if origin is dict or kind is dict:
+        return _dict_reader
+    if dataclasses.is_dataclass(kind):
+        return _object_reader(typing.cast(type[Any], kind))
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return _enum_reader(kind)
+    return _float_reader if kind is float else _plain_reader(kind)
+
+
+def _literal_reader(options: tuple[Any, ...]) -> _Reader:
+    def read(data: Any, where: str) -> Any:
+        if data in options:
+            return data
+        raise RecordError(f"{where} is {data!r}, expected one of {', '.join(map(str, options))}")
+
+    return read
+
+
+def _tuple_reader(item: _Reader) -> _Reader:
+    def read(data: Any, where: str) -> Any:
         if not isinstance(data, list):
             raise RecordError(f"{where} is {type(data).__name__}, expected a list")
-        return tuple(from_json(args[0], item, f"{where}[{i}]") for i, item in enumerate(data))
-    if origin is dict or kind is dict:
-        if not isinstance(data, dict):
-            raise RecordError(f"{where} is {type(data).__name__}, expected an object")
-        return data
-    if dataclasses.is_dataclass(kind):
-        return _from_object(typing.cast(type[Any], kind), data, where)
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return tuple([item(value, f"{where}[{i}]") for i, value in enumerate(data)])
+
+    return read
+
+
+def _dict_reader(data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise RecordError(f"{where} is {type(data).__name__}, expected an object")
+    return data
+
+
+def _enum_reader(kind: type[StrEnum]) -> _Reader:
+    def read(data: Any, where: str) -> Any:
         try:
             return kind(data)
         except ValueError:
             raise RecordError(f"{where} is {data!r}, not a known {kind.__name__}") from None
-    if kind is float and type(data) is int and abs(data) < 2**1000:
+
+    return read
+
+
+def _float_reader(data: Any, where: str) -> float:
+    if type(data) is int and abs(data) < 2**1000:
         return float(data)
-    if type(data) is not kind or (kind is float and not math.isfinite(data)):
-        raise RecordError(f"{where} is {data!r}, expected {getattr(kind, '__name__', kind)}")
+    if type(data) is not float or not math.isfinite(data):
+        raise RecordError(f"{where} is {data!r}, expected float")
     return data
 
 
-def _from_union(args: tuple[Any, ...], data: Any, where: str) -> Any:
-    if data is None and type(None) in args:
-        return None
+def _plain_reader(kind: Any) -> _Reader:
+    def read(data: Any, where: str) -> Any:
+        if type(data) is not kind:
+            raise RecordError(f"{where} is {data!r}, expected {getattr(kind, '__name__', kind)}")
+        return data
+
+    return read
+
+
+def _union_reader(args: tuple[Any, ...]) -> _Reader:
     rest = [arg for arg in args if arg is not type(None)]
-    if all(arg in TAGS for arg in rest):
-        tag = data.get("type") if isinstance(data, dict) else None
-        if not isinstance(tag, str) or tag not in OUTCOMES:
-            raise RecordError(f"{where}.type is {tag!r}; known: {', '.join(OUTCOMES)}")
-        return _from_object(OUTCOMES[tag], {k: v for k, v in data.items() if k != "type"}, where)
-    return from_json(rest[0], data, where)
+    inner = _outcome if all(arg in TAGS for arg in rest) else _reader(rest[0])
+    if len(rest) == len(args):
+        return inner
+    return lambda data, where: None if data is None else inner(data, where)
 
 
-def _from_object(cls: type[Any], data: Any, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise RecordError(f"{where} is {type(data).__name__}, expected an object")
-    hints = _hints(cls)
-    if unknown := sorted(set(data) - set(hints)):
-        raise RecordError(f"{where}.{unknown[0]} is an unknown field")
-    for spec in dataclasses.fields(cls):
-        required = (
-            spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        )
-        if required and spec.name not in data:
-            raise RecordError(f"{where}.{spec.name} is missing")
-    return cls(**{key: from_json(hints[key], item, f"{where}.{key}") for key, item in data.items()})
+def _outcome(data: Any, where: str) -> Any:
+    tag = data.get("type") if isinstance(data, dict) else None
+    if not isinstance(tag, str) or tag not in OUTCOMES:
+        raise RecordError(f"{where}.type is {tag!r}; known: {', '.join(OUTCOMES)}")
+    body = {key: value for key, value in data.items() if key != "type"}
+    return from_json(OUTCOMES[tag], body, where)
+
+
+def _object_reader(cls: type[Any]) -> _Reader:
+    readers = {name: _reader(hint) for name, hint in typing.get_type_hints(cls).items()}
+    nothing = dataclasses.MISSING
+    required = [
+        spec.name
+        for spec in dataclasses.fields(cls)
+        if spec.default is nothing and spec.default_factory is nothing
+    ]
+
+    def read(data: Any, where: str) -> Any:
+        if not isinstance(data, dict):
+            raise RecordError(f"{where} is {type(data).__name__}, expected an object")
+        if not data.keys() <= readers.keys():
+            raise RecordError(f"{where}.{min(data.keys() - readers.keys())} is an unknown field")
+        for name in required:
+            if name not in data:
+                raise RecordError(f"{where}.{name} is missing")
+        return cls(**{key: readers[key](item, f"{where}.{key}") for key, item in data.items()})
+
+    return read

@@ -1,16 +1,17 @@
 """Git for a run: `work/`, a clone of the target in which the incumbent's branch moves.
 
-Nothing is ever checked out over a running experiment: a trial is committed by plumbing, kept alive
-under `refs/trials/<n>`, and run in a scratch copy of its own. Kept commits move the branch
+Nothing is ever checked out over a running experiment: a trial is committed by its objects, kept
+alive under `refs/trials/<n>`, and run in a scratch copy of its own. Kept commits move the branch
 `autoresearch/<run>`. A foreign repository is data: its hooks, filters, fsmonitor and submodules do
 not run, and no configuration but ours is read.
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from loop import objects
 from loop.errors import TargetError
 from loop.files import remove
 from loop.git import git
@@ -23,6 +24,7 @@ class Workspace:
     folder: Path
     run: str
     editable: str
+    _templates: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
     def create(cls, source: Path, folder: Path, run: str, editable: str) -> tuple[Self, str]:
@@ -47,7 +49,8 @@ class Workspace:
 
     def unlock(self) -> None:
         """Remove the locks that a killed process left; only one that holds the run may do so."""
-        for lock in (self.folder / ".git").rglob("*.lock"):
+        inner = self.folder / ".git"
+        for lock in (*inner.glob("*.lock"), *(inner / "refs").rglob("*.lock")):
             lock.unlink(missing_ok=True)
 
     def head(self) -> str:
@@ -55,26 +58,25 @@ class Workspace:
         return self._git("rev-parse", self.branch).strip()
 
     def read(self, commit: str) -> str:
-        """The editable file as it is in `commit`."""
-        return self._git("show", f"{commit}:{self.editable}")
+        """The editable file as it is in `commit`; bytes not UTF-8 as surrogate escapes."""
+        return self._content(commit).decode("utf-8", "surrogateescape")
 
     def commit(self, trial: int, source: str, parent: str, message: str) -> str:
         """Commit `parent` with `source` as its editable file, under refs/trials/<trial>."""
-        blob = self._git("hash-object", "-w", "--no-filters", "--stdin", text=source).strip()
-        index = {"GIT_INDEX_FILE": str(self.folder.absolute() / ".git" / "trial-index")}
-        self._git("read-tree", parent, env=index)
-        mode = self._git("ls-tree", parent, "--", self.editable).split(" ", 1)[0] or "100644"
-        self._git(
-            "update-index", "--add", "--cacheinfo", f"{mode},{blob},{self.editable}", env=index
-        )
-        tree = self._git("write-tree", env=index).strip()
-        commit = self._git("commit-tree", tree, "-p", parent, "-F", "-", text=message).strip()
+        content = source.encode("utf-8", "surrogateescape")
+        base = objects.tree(self.folder, parent)
+        root = objects.with_file(self.folder, base, self.editable, content)
+        commit = objects.commit(self.folder, root, parent, message)
         self.remember(trial, commit)
         return commit
 
     def remember(self, trial: int, commit: str) -> None:
         """Keep `commit` alive as the one of `trial`."""
-        self._git("update-ref", f"refs/trials/{trial}", commit)
+        ref = self.folder / ".git" / "refs" / "trials" / str(trial)
+        ref.parent.mkdir(exist_ok=True)
+        beside = ref.with_name(f"{trial}.lock")
+        beside.write_text(f"{commit}\n")
+        beside.replace(ref)
 
     def advance(self, commit: str) -> None:
         """Make `commit` the incumbent: move the branch, and `work/` with it."""
@@ -84,10 +86,28 @@ class Workspace:
     def scratch(self, commit: str, folder: Path) -> None:
         """Write the files of `commit` into the new folder `folder`, without a .git."""
         remove(folder)
-        folder.mkdir(parents=True)
-        index = {"GIT_INDEX_FILE": str(self.folder.absolute() / ".git" / "scratch-index")}
-        self._git("read-tree", commit, env=index)
-        self._git("checkout-index", "--all", "--force", f"--prefix={folder.absolute()}/", env=index)
+        shutil.copytree(self._template(commit), folder, symlinks=True)
+        (folder / self.editable).write_bytes(self._content(commit))
+
+    def _content(self, commit: str) -> bytes:
+        return objects.file(self.folder, objects.tree(self.folder, commit), self.editable)
+
+    def _template(self, commit: str) -> Path:
+        """A folder with the files of `commit`, of which only the editable one may be another's.
+
+        Checked out once in a process: what a trial changes of the target is that one file.
+        """
+        root = objects.tree(self.folder, commit)
+        rest = objects.with_file(self.folder, root, self.editable, b"")
+        template = self.folder.absolute() / ".git" / "scratch" / rest
+        if rest not in self._templates:
+            remove(template)
+            template.mkdir(parents=True)
+            index = {"GIT_INDEX_FILE": str(template.with_suffix(".index"))}
+            self._git("read-tree", commit, env=index)
+            self._git("checkout-index", "--all", "--force", f"--prefix={template}/", env=index)
+            self._templates.add(rest)
+        return template
 
     def _clone(self, source: Path) -> str:
         options = ["--quiet", "--no-hardlinks", "--no-checkout", "--no-recurse-submodules"]

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from loop import ledger
 from loop import run as loop_run
-from loop.__main__ import INTERRUPTED, run
+from loop.__main__ import run
 from loop.brains import connect, retry
-from loop.errors import BrainError
+from loop.errors import INTERRUPTED, BrainError
 from loop.trial import Event, Rejected, Trial
 from tests.loopback import Fault
 from tests.ollama_server import MODEL, OllamaServer

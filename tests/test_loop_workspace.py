@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,81 @@ def test_a_scratch_copy_holds_the_files_and_no_git(source: Path, tmp_path: Path)
         "prepare.py", "program.md", "train.py",
     ]  # fmt: skip
     assert (tmp_path / "s" / "train.py").read_text() == "LR = 1\n"
+
+
+def test_what_is_written_without_git_is_sound_to_git(source: Path, tmp_path: Path) -> None:
+    space = create(source, tmp_path / "run")
+    first = space.commit(1, "LR = 1\n", space.head(), "trial 1: é\n")
+    second = space.commit(2, "LR = 2\n", first, "trial 2\n")
+    said = git(space.folder, "fsck", "--strict", "--no-dangling", "--no-progress")
+    assert said == ""
+    assert git(space.folder, "log", "--format=%an %s", second).split("\n")[:2] == [
+        "autoresearch trial 2", "autoresearch trial 1: é",
+    ]  # fmt: skip
+    (tmp_path / "copy").mkdir()
+    git(space.folder, f"--work-tree={tmp_path / 'copy'}", "checkout", "-q", second, "--", ".")
+    space.scratch(second, tmp_path / "s")
+    assert snapshot(tmp_path / "s") == snapshot(tmp_path / "copy")
+
+
+def test_a_file_in_a_folder_of_a_packed_sha256_repository(toy: Path, tmp_path: Path) -> None:
+    (toy / "src").mkdir()
+    (toy / "train.py").rename(toy / "src" / "train.py")
+    (toy / "src" / "train.py.old").write_text("x")
+    git(toy, "init", "-q", "--object-format=sha256", "-b", "main")
+    git(toy, "add", "-A")
+    git(toy, "commit", "-q", "-m", "first")
+    (tmp_path / "run").mkdir()
+    space = Workspace.create(toy, tmp_path / "run" / "work", "r1", "src/train.py")[0]
+    commit = space.commit(1, "LR = 1\n", space.head(), "m")
+    git(space.folder, "gc", "-q")
+    after = space.commit(2, "LR = 2\n", commit, "m")
+    assert (len(after), space.read(commit), space.read(after)) == (64, "LR = 1\n", "LR = 2\n")
+    assert git(space.folder, "diff", "--name-only", commit, after) == "src/train.py\n"
+    git(space.folder, "fsck", "--strict")
+
+
+def test_a_repository_without_the_file_says_so(toy: Path, tmp_path: Path) -> None:
+    (toy / "train.py").unlink()
+    space = create(toy, tmp_path / "run")
+    with pytest.raises(TargetError, match=r"train\.py is not in the repository"):
+        space.read(space.head())
+
+
+def test_a_damaged_object_is_not_taken(toy: Path, tmp_path: Path) -> None:
+    space = create(toy, tmp_path / "run")
+    commit = space.commit(1, "LR = 1\n", space.head(), "m")
+    path = space.folder / ".git" / "objects" / commit[:2] / commit[2:]
+    path.chmod(0o644)
+    path.write_bytes(zlib.compress(b"commit 4\0tree"))
+    with pytest.raises(TargetError, match=f"object {commit} of .* is damaged"):
+        space.read(commit)
+
+
+def test_locks_that_a_killed_git_left_go_and_the_targets_own_stay(
+    toy: Path, tmp_path: Path
+) -> None:
+    (toy / "uv.lock").write_text("pins")
+    space = create(toy, tmp_path / "run")
+    space.scratch(space.head(), tmp_path / "s")
+    left = [space.folder / ".git" / n for n in ("index.lock", "refs/heads/autoresearch/r1.lock")]
+    for lock in left:
+        lock.write_text("")
+    space.unlock()
+    assert not any(lock.exists() for lock in left)
+    space.scratch(space.head(), tmp_path / "s")
+    assert (tmp_path / "s" / "uv.lock").read_text() == "pins"
+
+
+def test_an_experiment_cannot_spoil_the_next_ones_copy(toy: Path, tmp_path: Path) -> None:
+    space = create(toy, tmp_path / "run")
+    space.scratch(space.head(), tmp_path / "s")
+    with (tmp_path / "s" / "prepare.py").open("a") as file:
+        file.write("spoilt = True\n")
+    (tmp_path / "s" / "more.py").write_text("")
+    space.scratch(space.head(), tmp_path / "t")
+    assert (tmp_path / "t" / "prepare.py").read_text() == "x = 1\n"
+    assert not (tmp_path / "t" / "more.py").exists()
 
 
 def test_an_executable_stays_one(toy: Path, tmp_path: Path) -> None:
