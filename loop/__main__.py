@@ -7,8 +7,8 @@ from types import FrameType
 
 from rich.console import Console
 
-from loop import flags, gpu, secrets, start
-from loop.errors import AutoresearchError
+from loop import flags, gpu, secrets, start, warm
+from loop.errors import INTERRUPTED, ending
 from loop.experiment import Limits, Runner
 from loop.ledger import Ledger
 from loop.optimiser import StudyMirror
@@ -18,7 +18,6 @@ from loop.sandbox import LACKS, open_box
 from loop.tracking import Mode, WandbTracker
 from loop.trial import Trial
 
-INTERRUPTED = 130
 OPTIMISED = ("tpe", "hybrid")
 
 
@@ -65,11 +64,13 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
         limits = Limits(args.timeout or prepared.target.timeout_s, args.memory_mb)
         progress = Progress(console, prepared.name, args.trials)
         tracker = _tracker(prepared)
+        worker = warm.worker(prepared.target, box, lambda line: console.print(f"· {line}"))
+        runner = Runner(prepared.target, box, limits, worker)
         loop = Loop(
             start.settings(prepared),
             strategy=strategy,
             judge=start.judge(args, prepared.target, prepared.budget),
-            runner=gpu.arrange(args.gpu, Runner(prepared.target, box, limits), brain),
+            runner=gpu.arrange(args.gpu, runner, brain),
             workspace=prepared.workspace,
             ledger=ledger,
             observers=[progress, *_mirrors(prepared), *([tracker] if tracker else [])],
@@ -83,6 +84,8 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
         finally:
             if tracker:
                 tracker.finish()
+            if worker:
+                worker.close()
     if stop.asked:
         command = f"autoresearch run --resume --out {args.out}"
         console.print(f"go on with: {command}", highlight=False, markup=False, soft_wrap=True)
@@ -110,15 +113,5 @@ def _replies(ledger: Ledger) -> int:
     return sum(len(call.replies) for trial in trials for call in trial.proposal.calls)
 
 
-def main() -> int:
-    try:
-        return run(sys.argv[1:])
-    except AutoresearchError as error:
-        print(f"autoresearch: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending(run, sys.argv[1:]))

@@ -22,6 +22,7 @@ from loop.sandbox import Box
 from loop.supervise import Exit, Limits, Part, supervise
 from loop.target import Target, argv
 from loop.trial import Invalid, Json, Metric, Reason, Scored
+from loop.warm import Worker, launches
 
 Split = Literal["audit", "test"]
 RESULT = "audit.json"
@@ -37,6 +38,7 @@ class Auditor:
     box: Box
     limits: Limits
     fixed: Path
+    warm: Worker | None = None
 
     def audit(
         self, claim: Scored, folder: Path, env: dict[str, str], log: Path, split: Split
@@ -68,13 +70,13 @@ class Auditor:
             command, self.fixed, reads=[*text, str(folder.absolute())], fixed=self.target.fixed,
             env=env,
         )  # fmt: skip
-        answering = self.box.wrap(
-            argv(self.target.model), folder, reads=(), fixed=self.target.fixed, env=env
-        )
+        serving = argv(self.target.model)
+        answering = self.box.wrap(serving, folder, reads=(), fixed=self.target.fixed, env=env)
+        ask, serve = (launches(self.warm, self.box, c, env) for c in (command, serving))
         question, answer = os.pipe(), os.pipe()
         ends = (
-            Part(asking, self.fixed, stdin=answer[0], stdout=question[1]),
-            Part(answering, folder, stdin=question[0], stdout=answer[1]),
+            Part(asking, self.fixed, stdin=answer[0], stdout=question[1], launch=ask),
+            Part(answering, folder, stdin=question[0], stdout=answer[1], launch=serve),
         )
         boxed = bool(self.box.bwrap)
         return supervise(ends, env, log, self.limits, boxed=boxed, pipes=(*question, *answer))

@@ -19,6 +19,7 @@ from loop.supervise import COMMAND_NOT_FOUND, Exit, Part, supervise
 from loop.supervise import Limits as Limits
 from loop.target import Target, argv
 from loop.trial import Crashed, Invalid, Metric, Outcome, Reason, Scored, Stopped, TimedOut
+from loop.warm import Worker, launches
 
 TAIL_CHARS = 2000
 
@@ -30,6 +31,7 @@ class Runner:
     target: Target
     box: Box
     limits: Limits
+    warm: Worker | None = None
 
     def run(
         self, folder: Path, env: dict[str, str], log: Path, split: Split = "audit",
@@ -41,25 +43,25 @@ class Runner:
         audit gets its score from there, on the text `split`. With `rival` it is cut when hopeless.
         """
         target, env = self.target, _environment(env)
+        if target.audit:
+            env["AUTORESEARCH_AUDITED"] = "1"
         if not self.box.bwrap:  # in a box these are private as they are
             caches = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
             env |= dict.fromkeys(caches, str(folder.absolute() / ".compiled"))
         aside = set_aside(target, folder) if target.audit else None
         before = _digests(target, folder)
-        wrapped = self.box.wrap(
-            argv(target.command), folder, reads=target.reads, fixed=target.fixed, env=env
-        )
+        part = self._part(folder, env)
         try:
             if target.smoke_s and (failed := self._smoke(folder, env, log)):
                 return failed
-            part, boxed = Part(wrapped, folder), bool(self.box.bwrap)
+            boxed = bool(self.box.bwrap)
             give_up = rival.hopeless if rival else None
             ended = supervise([part], env, log, self.limits, boxed=boxed, give_up=give_up)
             outcome, seconds = read_outcome(target, ended, folder, log), ended.seconds
             if isinstance(outcome, Scored) and _digests(target, folder) != before:
                 outcome = Invalid(outcome.metric, Reason.FIXED_FILE_CHANGED, "see its log")
             if isinstance(outcome, Scored) and aside:
-                auditor = Auditor(target, self.box, self.limits, aside)
+                auditor = Auditor(target, self.box, self.limits, aside, self.warm)
                 log = log.with_suffix(".audit.log")
                 outcome, more = auditor.audit(outcome, folder, env, log, split)
                 seconds += more
@@ -68,15 +70,19 @@ class Runner:
             if aside:
                 remove(aside)
 
+    def _part(self, folder: Path, env: dict[str, str]) -> Part:
+        target, command = self.target, argv(self.target.command)
+        wrapped = self.box.wrap(
+            command, folder, reads=target.reads, fixed=target.fixed, env=env
+        )  # fmt: skip
+        return Part(wrapped, folder, launch=launches(self.warm, self.box, command, env))
+
     def _smoke(self, folder: Path, env: dict[str, str], log: Path) -> tuple[Outcome, float] | None:
         """Two steps and the end of an experiment, in seconds. What came of it if that failed."""
         env = env | {"AUTORESEARCH_SMOKE": "1"}
-        wrapped = self.box.wrap(
-            argv(self.target.command), folder, reads=self.target.reads, fixed=self.target.fixed,
-            env=env,
-        )  # fmt: skip
+        part = self._part(folder, env)
         limits = replace(self.limits, seconds=min(self.target.smoke_s, self.limits.seconds))
-        ended = supervise([Part(wrapped, folder)], env, log, limits, boxed=bool(self.box.bwrap))
+        ended = supervise([part], env, log, limits, boxed=bool(self.box.bwrap))
         outcome = read_outcome(self.target, ended, folder, log)
         with suppress(OSError):
             (folder / "result.json").unlink()

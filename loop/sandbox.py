@@ -64,6 +64,7 @@ class Box:
             return list(command)
         home = str(Path.home())
         args = [self.bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+        args += ["--cap-drop", "ALL"]  # root would keep them, though only inside
         args += [part for key, value in env.items() for part in ("--setenv", key, value)]
         args += ["--proc", "/proc", "--dev", "/dev"]
         for path in ("/tmp", "/dev/shm", *([home] if home != "/" else [])):
@@ -132,6 +133,7 @@ def keys_in_environment() -> list[str]:
 
 def _runs(path: str) -> bool:
     probe = [path, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    probe += ["--cap-drop", "ALL"]
     probe += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
     probe += ["--size", _SCRATCH_BYTES, "--tmpfs", "/tmp", "--remount-ro", "/dev"]
     try:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Protocol
 
 import psutil
 
@@ -63,14 +63,55 @@ class Exit:
     cap: Cap = ""
 
 
+class Process(Protocol):
+    """What is watched: a program that was started here, or a child that was forked elsewhere."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+    def end(self) -> None:
+        """SIGKILL it and its group, or the box that it is in."""
+
+
+class Program(subprocess.Popen[bytes]):
+    """A program in a session of its own, with standard error in the log."""
+
+    def end(self) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+Confine = Callable[[int], None]
+"""Puts the caps that the kernel holds on the process of that id; 0: on the caller."""
+Start = Callable[[Sequence[str], Path, int, int, Sequence[int]], Program]
+"""Starts a confined program: command, folder, standard input and output, descriptors to pass."""
+
+
+class Launch(Protocol):
+    """Another way to start a part: see loop.warm."""
+
+    def __call__(
+        self, part: "Part", log: int, start: Start, confine: Confine, /
+    ) -> Process | None: ...
+
+
 @dataclass(frozen=True)
 class Part:
-    """One command of those that belong together. Standard error goes to the log, always."""
+    """One command of those that belong together. Standard error goes to the log, always.
+
+    `launch` starts it, unless that gives None: then `command` does.
+    """
 
     command: Sequence[str]
     folder: Path
     stdin: int = subprocess.DEVNULL
     stdout: int | None = None  # the log
+    launch: Launch | None = None
 
 
 def supervise(
@@ -87,7 +128,7 @@ def supervise(
     _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     ours = {child.pid for child in psutil.Process().children()}
     log.parent.mkdir(parents=True, exist_ok=True)
-    began, processes = time.monotonic(), list[subprocess.Popen[bytes]]()
+    began, processes = time.monotonic(), list[Process]()
     cap: Cap = ""
     with log.open("wb") as output, _cgroup(limits) as group, _urgent():
         try:
@@ -108,18 +149,16 @@ def supervise(
                 kill_tree(process, ours)
     if cap == "log":
         os.truncate(log, limits.log_mb * 2**20)
-    return Exit(processes[0].returncode, time.monotonic() - began, cap)
+    return Exit(processes[0].wait(), time.monotonic() - began, cap)
 
 
-def kill_tree(process: subprocess.Popen[bytes], spare: set[int]) -> None:
+def kill_tree(process: Process, spare: set[int]) -> None:
     """SIGKILL the process and every descendant, also those that left its group or session.
 
     `spare`: our own children from before. What was orphaned is ours by now, as we are a subreaper.
     """
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # first: with a box goes all that is in it
-        _ended(process, 0.2)
+    process.end()  # first: with a box goes all that is in it
+    _ended(process, 0.2)
     while True:
         victims = _tree(process.pid) if process.poll() is None else []
         victims += _orphans(process.pid, spare)
@@ -141,32 +180,42 @@ def _start(
     limits: Limits,
     boxed: bool,
     group: Path | None,
-) -> subprocess.Popen[bytes]:
+) -> Process:
     tasks = _tasks_of_user() + limits.processes * _TASKS_EACH if os.getuid() else 0
 
-    def before_exec() -> None:
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    def confine(pid: int) -> None:
         if group:
-            (group / "cgroup.procs").write_text("0")
+            (group / "cgroup.procs").write_text(str(pid))
         for what, most in (
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_FSIZE, limits.disk_mb * 2**20),
             (resource.RLIMIT_NPROC, tasks),
         ):
             if most or what == resource.RLIMIT_CORE:
-                hard = resource.getrlimit(what)[1]
+                hard = resource.prlimit(pid, what)[1]
                 most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-                resource.setrlimit(what, (most, most))
-        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123
+                resource.prlimit(pid, what, (most, most))
+        with suppress(OSError), open(f"/proc/{pid or 'self'}/oom_score_adj", "w") as score:  # noqa: PTH123
             score.write("1000")  # if memory runs out, it is they who go
+
+    def before_exec() -> None:
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        confine(0)
         if not boxed:
             secrets.renounce()
 
-    return subprocess.Popen(
-        list(part.command), cwd=part.folder, env=env, stdin=part.stdin, stderr=output,
-        stdout=output if part.stdout is None else part.stdout, start_new_session=True,
-        preexec_fn=before_exec,
-    )  # fmt: skip
+    def start(
+        command: Sequence[str], folder: Path, stdin: int, stdout: int, passed: Sequence[int]
+    ) -> Program:
+        return Program(
+            list(command), cwd=folder, env=env, stdin=stdin, stdout=stdout, stderr=output,
+            start_new_session=True, preexec_fn=before_exec, pass_fds=passed,
+        )  # fmt: skip
+
+    if part.launch and (process := part.launch(part, output.fileno(), start, confine)):
+        return process
+    stdout = output.fileno() if part.stdout is None else part.stdout
+    return start(part.command, part.folder, part.stdin, stdout, ())
 
 
 @contextmanager
@@ -229,7 +278,7 @@ def _urgent() -> Iterator[None]:
 
 
 def _watch(
-    processes: list[subprocess.Popen[bytes]], ours: set[int], folders: list[Path], log: Path,
+    processes: list[Process], ours: set[int], folders: list[Path], log: Path,
     limits: Limits, began: float, give_up: Callable[[Path], bool] | None,
 ) -> Cap:  # fmt: skip
     """Wait until the first process ends ("") or a cap is reached."""
@@ -315,7 +364,7 @@ def _parent(process: psutil.Process) -> int:
         return 0
 
 
-def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+def _ended(process: Process, timeout_s: float) -> bool:
     """Wait for the process, but no longer; wakes at once when it ends."""
     if process.poll() is not None:
         return True

@@ -9,6 +9,7 @@ target.toml (all paths relative to it; `?` marks what may be left out):
     audit = ["{python}", ...]            ?  see loop.audit; knows {split} and {folder}
     model = ["{python}", ...]            ?  the other end of its pipe
     imports = ["torch", ...]             ?  all that an edit may import (see loop.forbidden)
+    warm = ["torch", ...]                ?  installed modules to import once for all (see loop.warm)
     instructions = "program.md"          ?
     seed = "env:NAME" | "knob:NAME" | "none"   ?  how it takes its training seed (none)
     timeout_s = 600                      ?
@@ -45,7 +46,7 @@ BUILT_IN = Path(__file__).parent.parent / "trainer"
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("name", "description", "editable", "instructions", "seed"), str),
     **dict.fromkeys(("budget", "text", "weak_audit"), str),
-    **dict.fromkeys(("command", "setup", "reads", "audit", "model", "imports"), list),
+    **dict.fromkeys(("command", "setup", "reads", "audit", "model", "imports", "warm"), list),
     **dict.fromkeys(("metric", "fixed", "knobs", "profiles", "files", "start"), dict),
     **dict.fromkeys(("variants", "data"), dict),
     **dict.fromkeys(("timeout_s", "smoke_s", "threads", "vram_mb"), (int, float)),
@@ -70,6 +71,7 @@ class Target:
     audit: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    warm: tuple[str, ...] = ()
     smoke_s: float = 0.0
     weak_audit: str = ""
     seed: str = "none"
@@ -218,6 +220,7 @@ def _build(folder: Path, path: Path, spec: Json, profile: str, variant: str) -> 
         audit=tuple(spec.get("audit", ())),
         model=tuple(spec.get("model", ())),
         imports=tuple(spec.get("imports", ())),
+        warm=tuple(spec.get("warm", ())),
         smoke_s=float(spec.get("smoke_s", 0.0)),
         weak_audit=spec.get("weak_audit", ""),
         seed=_seed(path, spec.get("seed", "none")),

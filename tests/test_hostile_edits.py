@@ -21,6 +21,7 @@ from loop.experiment import Limits, Runner
 from loop.files import remove
 from loop.sandbox import Box, working_bwrap
 from loop.trial import Crashed, Invalid, Metric, Outcome, Reason, Rejected, Scored, TimedOut, better
+from loop.warm import Worker
 from tests import hostile_target
 
 pytestmark = [
@@ -39,6 +40,7 @@ class Arena:
     calls: socket.socket
     abstract: socket.socket
     sleeper: "subprocess.Popen[bytes]"
+    worker: Worker | None
     baseline: Metric | None = None
 
     def attempt(self, source: str, seconds: float = 8, **caps: int) -> tuple[Outcome, str]:
@@ -47,7 +49,7 @@ class Arena:
         shutil.copytree(self.root / "target", scratch)
         (scratch / "train.py").write_text(source, "utf-8", "surrogatepass")
         target = hostile_target.target(self.root / "target")
-        runner = Runner(target, Box(working_bwrap()), Limits(seconds, **caps))
+        runner = Runner(target, Box(working_bwrap()), Limits(seconds, **caps), self.worker)
         try:
             outcome, _ = runner.run(scratch, target.environment(None, 0), log)
         finally:
@@ -68,14 +70,18 @@ class Arena:
         }
         places |= {"PORT": self.port, "PID": os.getpid(), "SLEEPER": self.sleeper.pid}
         places |= {"ABSTRACT": self.abstract.getsockname()[1:].decode()}
+        places |= {"WORKER": self.worker.pid if self.worker else os.getppid()}
         places |= {"TEXTS": self.root / "cache" / "texts"}
         for name, value in places.items():
             code = code.replace(f"<{name}>", str(value))
         return code
 
 
-@pytest.fixture(scope="module")
-def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+@pytest.fixture(scope="module", params=["cold", "warm"])
+def arena(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Arena]:
+    worker = Worker(["json", "math", "random"]) if request.param == "warm" else None
     root = tmp_path_factory.mktemp("arena")
     for name in ("outside", "home"):
         (root / name).mkdir()
@@ -92,11 +98,15 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
         patch.setenv("AUTORESEARCH_CACHE", str(root / "cache"))
         patch.setenv("HOME", str(root / "home"))
         patch.setenv("HOSTILE_TEST_VARIABLE", SECRET)
-        found = Arena(root, calls.getsockname()[1], calls, abstract, sleeper)
+        found = Arena(root, calls.getsockname()[1], calls, abstract, sleeper, worker)
         outcome, log = found.attempt(hostile_target.TRAIN)
         assert isinstance(outcome, Scored), log
         found.baseline = outcome.metric
+        assert worker is None or worker.pid, "else all of this would be cold"
         yield found
+        if worker:
+            assert psutil.pid_exists(worker.pid) and not worker.failed, "it has outlived them all"
+            worker.close()
     for waiting in (calls, abstract):
         waiting.close()
     sleeper.kill()
@@ -140,9 +150,9 @@ BOXED: dict[str, dict[str, str]] = {
         "\nimport time; time.sleep(60)"
     },
     "thread bomb": {
-        "START": "import threading, time\n"
-        "for _ in range(400): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
-        "\ntime.sleep(60)"
+        "START": "import threading, time\ntry:\n    for _ in range(400):"
+        " threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "except RuntimeError: pass  # the kernel holds it\ntime.sleep(60)"
     },
     "memory bomb": {"START": "hoard = []\nwhile True: hoard.append(bytearray(2**24))"},
     "memory bomb of many": {
@@ -232,6 +242,22 @@ BOXED: dict[str, dict[str, str]] = {
     "the parent's memory": {"START": "print(open('/proc/<PID>/mem', 'rb').read(1))"},
     "killing the loop": {"START": "import os\nos.kill(<PID>, 9)"},
     "killing whatever there is": {"START": "import os\nos.kill(-1, 9)"},
+    "killing the worker": {"START": "import os\nos.kill(<WORKER>, 9)"},
+    "looking into the worker": {"START": "print(open('/proc/<WORKER>/mem', 'rb').read(1))"},
+    "another program in place of the interpreter": {
+        # as in CVE-2019-5736: /proc/self/exe leads out of the box if the box was entered
+        "START": "import os, subprocess, sys, time\n"
+        "at = os.open('/proc/self/exe', os.O_RDONLY)\nwhere = f'/proc/self/fd/{at}'\n"
+        "loop = f\"for i in 1 2 3 4 5 6; do echo '#!/bin/true' > {where} && echo GOT; done\"\n"
+        "os.set_inheritable(at, True)\nos.chmod(where, 0o777)\n"
+        "os.execvp('sh', ['sh', '-c', loop])"
+    },
+    "the interpreter by what is mapped of it": {
+        "START": "import glob\nfor p in glob.glob('/proc/self/map_files/*'): open(p, 'r+b')"
+    },
+    "the namespaces of another": {
+        "START": "import ctypes, os\nassert ctypes.CDLL(None).setns(os.pidfd_open(1), 0x20000) == 0"
+    },
     "killing a neighbour": {"START": "import os\nos.kill(<SLEEPER>, 9)"},
     "mounting": {
         "START": "import ctypes\nmount = ctypes.CDLL(None).mount\n"

@@ -363,7 +363,8 @@ def count_tokens(text: str) -> int:
 
 def test_the_hashes_of_the_fixed_files_are_current() -> None:
     paths = [*TRAINER.glob("*.py"), *TRAINER.glob("profiles/*.toml"), TRAINER / "program.md"]
-    names = {path.relative_to(TRAINER).as_posix() for path in paths} - {"train.py", "measure.py"}
+    names = {path.relative_to(TRAINER).as_posix() for path in paths}
+    names -= {"train.py", "measure.py", "forked.py"}
     right = {n: hashlib.sha256((TRAINER / n).read_bytes()).hexdigest() for n in sorted(names)}
     lines = "\n".join(f'"{name}" = "{digest}"' for name, digest in right.items())
     assert TARGET["fixed"] == right, f"write into target.toml:\n[fixed]\n{lines}"

@@ -98,15 +98,15 @@ def evaluate(settings: Settings, options: argparse.Namespace) -> dict[str, str |
         model = RemoteModel(manifest.vocab_size, settings.seq_len, device)
     else:
         model = load_model(options.weights, manifest.vocab_size, settings.seq_len).to(device)
-    moved, surprise = leak(model, settings, split, device)
+    moved, surprise, known = leak(model, settings, split, device)
     if moved > LEAK[device] or surprise > SURPRISE:
         detail = f"changing later tokens moves logits by {moved:.3g} ({surprise:.2f} nats at cuts)"
         return {"invalid": "not_causal", "detail": f"the model sees later tokens: {detail}"}
     if options.remote and (detail := not_spent(settings, options.weights.with_name("result.json"))):
         return {"invalid": "budget_not_spent", "detail": detail}
     if options.remote:
-        settings = replace(settings, eval_tokens=settings.audit_tokens)
-    bpb, total = bits_per_byte(model, settings, split, device)
+        settings = replace(settings, eval_tokens=settings.audit_tokens, every=1)
+    bpb, total = bits_per_byte(model, settings, split, device, known)
     measured = {"metric": bpb, "bpb": bpb, "bytes": total, "moved": moved, "surprise": surprise}
     return {"split": split, **measured}
 

@@ -8,6 +8,7 @@ Environment, all optional:
     AUTORESEARCH_CACHE     where prepared texts lie (default ~/.cache/autoresearch)
     AUTORESEARCH_OUT       where results are written (default the current folder)
     AUTORESEARCH_SMOKE     1: two steps and a small evaluation, to see that it runs at all
+    AUTORESEARCH_AUDITED   1: a second box decides, so that a short evaluation of its own will do
     AUTORESEARCH_THREADS   CPU threads (default the profile's; 0 leaves torch's own choice)
 """
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+SCREENED = 4  # one row in so many, where what an experiment finds itself is only a claim
 PROFILES = Path(__file__).parent / "profiles"
 
 
@@ -35,7 +37,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Settings:
-    """One experiment. `seq_len` and `eval_tokens` are in tokens, `peak_flops` in FLOP/s."""
+    """One experiment. `seq_len` and `eval_tokens` are in tokens, `peak_flops` in FLOP/s. `every`:
+    of the rows of `eval_tokens` one in so many is evaluated."""
 
     profile: str
     variant: str
@@ -50,6 +53,7 @@ class Settings:
     threads: int
     seed: int
     smoke: bool
+    every: int
     cache: Path
     out: Path
 
@@ -111,6 +115,7 @@ def read_settings(
         threads=_integer(environ, "AUTORESEARCH_THREADS", table["threads"]),
         seed=_integer(environ, "AUTORESEARCH_SEED", 0),
         smoke=smoke,
+        every=SCREENED if environ.get("AUTORESEARCH_AUDITED") == "1" else 1,
         cache=Path(cache).expanduser(),
         out=Path(environ.get("AUTORESEARCH_OUT") or "."),
     )
