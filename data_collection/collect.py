@@ -27,7 +27,9 @@ from loop.trial import Context, Decision, Json, Outcome, Proposal, Trial, from_j
 class CollectArgs:
     """Runs -> a corpus that `datasets` opens; --describe, --check or --render look at one."""
 
-    paths: tuple[Path, ...] = flag(help="run folders, or the corpus to look at", positional=True)
+    paths: tuple[Path, ...] = flag(
+        help="run folders, or the corpus to look at; --render takes several", positional=True
+    )
     out: Path | None = flag(None, "the corpus; with --render a folder, with --describe a page")
     cap: int = flag(2, "most rows to train on for one state and label; 0: any number")
     licences: str = flag("", "also take runs under these, comma-separated; 'any': all")
@@ -45,12 +47,16 @@ class CollectArgs:
     tokenizer: str = flag("", "--render: tokenizer.json or GGUF that counts; else an estimate")
     max_length: int = flag(0, "--render: longest row in tokens, longer ones are left out; 0: any")
     least: float = flag(0.2, "--render sft: least probability of being real")
+    orders: int = flag(1, "--render sft for menu: so many rows of each win, shuffled differently")
+    shuffle_labels: bool = flag(False, "--render: a control, labels dealt anew within each state")
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.describe, self.check, self.render))) > 1:
             raise UsageError("--describe, --check and --render are three different things")
         if not 0 <= self.validation + self.test < 1 or min(self.validation, self.test) < 0:
             raise UsageError("--validation and --test are shares, together below 1")
+        if self.orders < 1 or (self.orders > 1 and (self.render, self.strategy) != ("sft", "menu")):
+            raise UsageError("--orders is 1 or more, and for --render sft --strategy menu alone")
         if self.cap < 0 or self.window <= self.max_tokens:
             raise UsageError("--cap is 0 or more, --window more than --max-tokens")
 
@@ -59,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     """The verb `collect`. Raises UsageError, LedgerError and AutoresearchError."""
     args = flags.parse("collect", CollectArgs, argv)
     if args.describe or args.check or args.render:
-        if len(args.paths) != 1:
+        if len(args.paths) != 1 and not args.render:
             raise UsageError(f"one corpus at a time, not {len(args.paths)}")
         return _look(args, args.paths[0])
     if args.out is None:
@@ -281,7 +287,7 @@ def _look(args: CollectArgs, folder: Path) -> int:
 
     if args.out is None:
         raise UsageError("collect --render KIND CORPUS --out FOLDER")
-    render(folder, args.out, args)
+    render(args.paths, args.out, args)
     return 0
 
 

@@ -7,10 +7,11 @@ results are is said before anybody trains.
 import hashlib
 import json
 import math
+import random
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from data_collection.completions import completion
 from data_collection.index import SURE
 from data_collection.prompts import Count, Prompt, Standing
 from data_collection.splits import SPLITS
+from loop.context import proposal_seed
 from loop.errors import AutoresearchError
 from loop.files import write_atomic
 from loop.trial import Json
@@ -28,6 +30,8 @@ PAIRS_PER_STATE = 4
 UNKNOWN = 0.5
 """Stands for P(real) of a kept trial in a run whose noise is not known."""
 BATCH = 200
+LABEL = ("label", "p_real", "gain", "gain_sd", "raw_gain")
+"""What a row says of its move's worth."""
 
 
 class Options(Protocol):
@@ -49,6 +53,10 @@ class Options(Protocol):
     def least(self) -> float: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def shuffle_labels(self) -> bool: ...
+    @property
+    def orders(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,15 @@ class Example:
     body: Json
 
 
-def render(folder: Path, out: Path, options: Options) -> Json:
-    """Write `out`, a folder that `datasets` opens; returns and prints the report.
+def render(folders: Sequence[Path], out: Path, options: Options) -> Json:
+    """The corpora `folders` -> `out`, one folder that `datasets` opens; returns and prints the
+    report. What stands in two corpora is rendered twice.
 
     Raises UsageError and AutoresearchError: no row of the corpus can be rendered so.
     """
-    corpus.read_meta(folder)
+    for folder in folders:
+        corpus.read_meta(folder)
+    named = ", ".join(folder.name for folder in folders)
     count, how = prompts.counter(options.tokenizer)
     fates: Counter[str] = Counter()
     lengths: Counter[int] = Counter()
@@ -75,7 +86,7 @@ def render(folder: Path, out: Path, options: Options) -> Json:
         base.execute("PRAGMA synchronous=OFF")
         base.execute("CREATE TABLE examples (split TEXT, rank REAL, body TEXT)")
         made = 0
-        for example in _examples(folder, options, count, fates):
+        for example in _examples(folders, options, count, fates):
             lengths[example.tokens] += 1
             if options.max_length and example.tokens > options.max_length:
                 fates[f"longer than {options.max_length:,} tokens"] += 1
@@ -86,7 +97,7 @@ def render(folder: Path, out: Path, options: Options) -> Json:
         if not made:
             why = ", ".join(f"{n:,} {fate}" for fate, n in fates.most_common(4))
             raise AutoresearchError(
-                f"no row of {folder} can be rendered as {options.render} for {options.strategy}: "
+                f"no row of {named} can be rendered as {options.render} for {options.strategy}: "
                 f"{why or 'it has no rows'}"
             )
         weights = _weights(base) if options.render == "kto" else {}
@@ -94,23 +105,47 @@ def render(folder: Path, out: Path, options: Options) -> Json:
         base.close()
         report = _report(options, how, counts, fates, lengths, weights)
         write_atomic(new / "report.json", json.dumps(report, indent=1).encode())
-        write_atomic(new / corpus.CARD, _card(options, counts, folder).encode())
+        write_atomic(new / corpus.CARD, _card(options, counts, named).encode())
     _tell(report, out)
     return report
 
 
 def _examples(
-    folder: Path, options: Options, count: Count, fates: Counter[str]
+    folders: Sequence[Path], options: Options, count: Count, fates: Counter[str]
 ) -> Iterator[Example]:
     make = {"sft": _sft, "kto": _kto, "dpo": _dpo}[options.render]
-    standings = prompts.standings(corpus.rows(folder))
-    yield from make(_usable(standings, fates), options, count, fates)
+    standings = prompts.standings(_rows(folders))
+    labels = _shuffled(_rows(folders), options.seed) if options.shuffle_labels else {}
+    yield from make(_usable(standings, fates, labels), options, count, fates)
+
+
+def _rows(folders: Sequence[Path]) -> Iterator[Json]:
+    return (row for folder in folders for row in corpus.rows(folder))
+
+
+def _shuffled(rows: Iterator[Json], seed: int) -> dict[str, Json]:
+    """Key -> the label of another row of its state: the control that has nothing to learn from."""
+    places: dict[tuple[str, str], list[Json]] = {}
+    for row in rows:
+        if row["p_real"] is not None and not row["left_out"]:
+            places.setdefault((row["run_id"], row["state"]), []).append(
+                {name: row[name] for name in ("key", *LABEL)}
+            )
+    swapped: dict[str, Json] = {}
+    for place, found in sorted(places.items()):
+        others = random.Random(f"{seed}/{place}").sample(found, len(found))
+        for row, other in zip(found, others, strict=True):
+            swapped[row["key"]] = {name: other[name] for name in LABEL}
+    return swapped
 
 
 def _usable(
-    standings: Iterator[tuple[Json, Standing | str]], fates: Counter[str]
+    standings: Iterator[tuple[Json, Standing | str]], fates: Counter[str], labels: dict[str, Json]
 ) -> Iterator[Standing]:
     for row, standing in standings:
+        if not isinstance(standing, str) and row["key"] in labels:
+            row = row | labels[row["key"]]
+            standing = replace(standing, row=row)
         if isinstance(standing, str):
             fates[standing] += 1
         elif row["label"] == "censored":
@@ -131,13 +166,23 @@ def _sft(
         if p < SURE and (p < options.least or _draw(options.seed, row["key"]) >= p):
             fates["not drawn: probably no real gain"] += 1
             continue
-        answer = _answer(standing, options, count)
-        if isinstance(answer, str):
-            fates[answer] += 1
-            continue
-        prompt, text = answer
-        fates["rendered"] += 1
-        yield _example(standing, prompt, {"completion": text}, -p, count, {"weight": p})
+        for order in _orders(standing, options.orders):
+            answer = _answer(order, options, count)
+            if isinstance(answer, str):
+                fates[answer] += 1
+                break
+            prompt, text = answer
+            fates["rendered"] += 1
+            yield _example(order, prompt, {"completion": text}, -p, count, {"weight": p})
+
+
+def _orders(standing: Standing, most: int) -> Iterator[Standing]:
+    """The row as it is, then with its menu in other orders: small models prefer a place."""
+    yield standing
+    for number in range(1, most):
+        state = replace(standing.state, seed=proposal_seed(standing.state.seed, number))
+        row = standing.row | {"key": f"{standing.row['key']}#{number}"}
+        yield replace(standing, state=state, row=row)
 
 
 def _kto(
@@ -356,15 +401,16 @@ def _report(
         "longer_than": {str(n): sum(v for k, v in lengths.items() if k > n)
                         for n in (512, 1024, 2048, 4096, 8192, 16384, 32768)},
         "fates": dict(fates.most_common()), "kto_weights": weights,
+        "shuffled_labels": options.shuffle_labels,
     }  # fmt: skip
 
 
-def _card(options: Options, counts: dict[str, int], folder: Path) -> str:
+def _card(options: Options, counts: dict[str, int], named: str) -> str:
     files = "\n".join(f"  - split: {s}\n    path: data/{s}-*.parquet" for s in counts)
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n"
         f"# {options.render} rows for {options.strategy}\n\n"
-        f"Rendered from the corpus {folder.name}; report.json says how.\n\n`{corpus.CANARY}`\n"
+        f"Rendered from {named}; report.json says how.\n\n`{corpus.CANARY}`\n"
     )
 
 

@@ -25,7 +25,7 @@ from loop.run import Loop
 from loop.start import RunArgs
 from loop.strategies.random_edit import RandomEdit
 from loop.target import BUILT_IN
-from loop.trial import Decision, Scored
+from loop.trial import Decision, Json, Scored
 
 STORE = "outcomes.db"
 AWAY = 3
@@ -40,19 +40,30 @@ class SurveyArgs:
     variants: str = flag("kjv", "of the cpu profile, by commas")
     states: int = flag(1, "of each variant: its start, and others a few moves away")
     seeds: int = flag(2, "training seeds of each move")
+    noise_runs: int = flag(0, "further seeds of the state's own file alone")
     budget: str = flag("", "of one experiment, in FLOPs; the profile's if left out")
     workers: int = flag(1, "states surveyed at once")
 
 
 @dataclass(frozen=True)
 class KeepNone:
-    """Keeps nothing; pairs every candidate with the incumbent on `seeds` - 1 further seeds."""
+    """Keeps nothing; pairs every candidate with the incumbent on `seeds` - 1 further seeds.
+
+    `noise_runs`: of the baseline, for the noise where a survey takes one seed a move.
+    """
 
     seeds: int
+    noise_runs: int = 0
     name: str = "survey"
 
-    def begin(self, past: Past, measure: Measure) -> None:
-        """The pairs tell the noise."""
+    def begin(self, past: Past, measure: Measure) -> Json | None:
+        """Runs of the baseline on seeds that follow those of the pairs."""
+        baseline, done = past.contender(0), {m.seed for m in past.measurements}
+        first = baseline.seed + self.seeds
+        for seed in range(first, first + self.noise_runs):
+            if seed not in done:
+                measure(baseline, seed, "noise")
+        return {"runs": self.noise_runs} if self.noise_runs else None
 
     def decide(
         self, candidate: Contender, incumbent: Contender, past: Past, measure: Measure
@@ -96,8 +107,9 @@ def survey(args: SurveyArgs, variant: str, number: int) -> str:
     runner = Forked(prepared.target, source, Store(args.out / STORE))
     with Ledger(out) as ledger:
         loop = Loop(
-            start.settings(prepared), strategy=RandomEdit(), judge=KeepNone(args.seeds),
-            runner=runner, workspace=prepared.workspace, ledger=ledger,
+            start.settings(prepared), strategy=RandomEdit(),
+            judge=KeepNone(args.seeds, args.noise_runs), runner=runner,
+            workspace=prepared.workspace, ledger=ledger,
         )  # fmt: skip
         try:
             loop.run()

@@ -5,6 +5,7 @@ differ in nothing else.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from loop import knobs
 from loop.context import State
@@ -28,6 +29,13 @@ class Move:
         return f"{self.knob}: {self.old!r} -> {self.new!r}"
 
 
+@lru_cache(maxsize=1024)
+def _hash(source: str, knob: str, literal: str) -> object:
+    """Of the file that a move leads to; kept, since a menu is made anew for each proposal while
+    the incumbent stays, and a syntax tree costs 8 ms."""
+    return code_hash(knobs.write(source, {knob: literal}))
+
+
 def menu(state: State) -> list[Move]:
     """The moves open in `state`, in an order drawn from its seed.
 
@@ -41,7 +49,7 @@ def menu(state: State) -> list[Move]:
         for name, value in state.values().items()
         if name != seed_knob
         for new in state.target.knobs[name].moves(value)
-        if code_hash(knobs.write(state.source, {name: repr(new)})) not in tried
+        if _hash(state.source, name, repr(new)) not in tried
         for move in [Move(name, value, new)]
     ]
     state.rng.shuffle(moves)

@@ -32,6 +32,7 @@ from loop.ledger import LEDGER
 from loop.noise_aware import NoiseAware
 from loop.position import Settings
 from loop.sandbox import SANDBOXES
+from loop.strategies import experience
 from loop.strategies.sampling import Sampling
 from loop.strategy import Strategy
 from loop.target import BUILT_IN, Target
@@ -82,6 +83,7 @@ class RunArgs:
     think: bool = flag(False, "let a brain think that can")
     window: int = flag(0, "tokens a brain reads and writes at most; 0: its own")
     samples: int = flag(3, "votes of self_consistency")
+    experience: str = flag("", "of few_shot and replay: file of moves and what they gained")
     share: float = flag(0.3, "of the trials in which hybrid asks its brain")
     threads: int = flag(0, "of an embedded brain; 0: all cores")
     base_url: str = flag("", "of an OpenAI-compatible server")
@@ -136,21 +138,23 @@ def prepare(args: RunArgs) -> Prepared:
     return _create(args)
 
 
-def strategy(args: RunArgs, used: int) -> tuple[Strategy, Brain | None]:
+def strategy(args: RunArgs, used: int, brain: Brain | None = None) -> tuple[Strategy, Brain | None]:
     """The strategy of `args` and its brain, `used` replies into the run.
 
-    Raises UsageError or BrainError.
+    `brain`: one that several runs share, instead of one of its own. Raises UsageError, BrainError.
     """
     choose("strategy", args.strategy, [*strategies.ARMS, *strategies.CONTROLS])
-    brain = _connect(args, used)
+    brain = brain or connect(args, used)
     if brain is not None and args.max_dollars:
         prices.require(brain)
     if brain is not None and args.gpu == "swap":
         gpu.check_swap(brain)
-    return strategies.build(args.strategy, brain, _sampling(args)), brain
+    seen = experience.read(Path(args.experience)) if args.experience else ()
+    return strategies.build(args.strategy, brain, _sampling(args), seen), brain
 
 
-def _connect(args: RunArgs, used: int) -> Brain | None:
+def connect(args: RunArgs, used: int) -> Brain | None:
+    """The brain of `args`; None for a control. Raises UsageError or BrainError."""
     if args.strategy in strategies.CONTROLS or not args.brain:
         return None
     return brains.connect(

@@ -1,6 +1,7 @@
 """A corpus -> rows for trl: the prompts are the loop's own, byte for byte."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -186,6 +187,49 @@ def test_a_free_edit_that_moved_a_knob_teaches_the_menu(frontier: Path, tmp_path
     Menu(brain, Sampling(max_tokens=512)).propose(state)
     assert brain.asked == made.messages
     assert tuple(menu(state)) == made.moves
+
+
+def test_shuffled_labels_are_the_same_ones_within_each_state(
+    frontier: Path, tmp_path: Path
+) -> None:
+    plain = render("kto", "bare", frontier, tmp_path / "plain")
+    mixed = render("kto", "bare", frontier, tmp_path / "mixed", "--shuffle-labels")
+    again = render("kto", "bare", frontier, tmp_path / "again", "--shuffle-labels")
+    assert [row["label"] for row in mixed] == [row["label"] for row in again]
+    where = {row["key"]: (row["run_id"], row["state"]) for row in read(frontier)}
+
+    def wins(rows: list[Json]) -> Counter[tuple[str, str]]:
+        return Counter(where[row["key"]] for row in rows if row["label"])
+
+    assert wins(plain) == wins(mixed)
+    report = json.loads((tmp_path / "mixed" / "report.json").read_text())
+    assert report["shuffled_labels"]
+
+
+def test_a_win_may_be_rendered_in_several_orders(frontier: Path, tmp_path: Path) -> None:
+    one = render("sft", "menu", frontier, tmp_path / "one")
+    three = render("sft", "menu", frontier, tmp_path / "three", "--orders", "3")
+    assert len(three) == 3 * len(one) > 0
+    groups: dict[str, list[Json]] = {}
+    for row in three:
+        groups.setdefault(row["key"].partition("#")[0], []).append(row)
+    for row in one:
+        found = groups[row["key"]]
+        assert row in found and len({r["completion"][0]["content"] for r in found}) == 1
+        assert len({r["prompt"][1]["content"] for r in found}) > 1
+        assert len({"\n".join(sorted(r["prompt"][1]["content"].splitlines())) for r in found}) == 1
+    with pytest.raises(SystemExit):
+        run(["--render", "sft", "--orders", "2", str(frontier), "--out", str(tmp_path / "no")])
+
+
+def test_several_corpora_are_rendered_into_one_folder(frontier: Path, tmp_path: Path) -> None:
+    one = render("sft", "bare", frontier, tmp_path / "one")
+    run(["--render", "sft", "--window", str(WINDOW), str(frontier), str(frontier),
+         "--out", str(tmp_path / "two")])  # fmt: skip
+    two = Counter(row["key"] for row in read(tmp_path / "two"))
+    assert two == Counter(2 * [row["key"] for row in one])
+    with pytest.raises(UsageError, match="one corpus at a time"):
+        run(["--check", str(frontier), str(frontier)])
 
 
 def test_kto_and_its_weights(frontier: Path, tmp_path: Path) -> None:

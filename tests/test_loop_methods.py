@@ -124,12 +124,6 @@ def test_a_vote_is_not_repaired(state: State) -> None:
     assert arm.repair(state, draft, Rejected(Reason.NO_EDIT, "no edit")) is None
 
 
-def test_every_method_has_a_hash_of_its_own() -> None:
-    brain = Scripted("scripted:x", "d", [Reply("x")], window=32768, position=0)
-    hashes = {strategies.build(n, brain, Sampling()).template_hash for n in strategies.ARMS}
-    assert len(hashes) == len(strategies.ARMS)
-
-
 def test_expectations_are_kept() -> None:
     kept = {path.stem for path in Path(EXPECTED).glob("*.txt")}
     assert {"bare", "menu", "cot", "re2", "re2_cot", "self_consistency"} <= kept

@@ -16,7 +16,10 @@ from loop.brains.scripted import Scripted
 from loop.context import State
 from loop.edit import Edited, apply, code_hash
 from loop.errors import ContextOverflow, UsageError
+from loop.knobs import Knob
 from loop.moves import menu
+from loop.strategies import experience
+from loop.strategies.experience import Experience, way
 from loop.strategies.menu import chosen
 from loop.strategies.sampling import Sampling
 from loop.strategy import Strategy
@@ -178,10 +181,10 @@ def test_the_global_random_state_does_not_matter(state: State) -> None:
 
 
 def test_every_strategy_has_its_own_name_and_hash() -> None:
-    arms = [arm(name) for name in strategies.ARMS]
+    arms = [experienced(name) for name in strategies.ARMS]
     assert [a.name for a in arms] == list(strategies.ARMS)
     assert len({a.template_hash for a in arms}) == len(arms)
-    controls = [strategies.build(name, None, Sampling()) for name in strategies.CONTROLS]
+    controls = [strategies.build(name, None, Sampling(), SEEN) for name in strategies.CONTROLS]
     assert [c.name for c in controls] == list(strategies.CONTROLS)
 
 
@@ -190,3 +193,74 @@ def test_an_unknown_strategy_and_a_missing_brain_are_wrong_usage() -> None:
         strategies.build("x", None, Sampling())
     with pytest.raises(UsageError, match="asks a brain; name one with --brain"):
         strategies.build("bare", None, Sampling())
+
+
+# --- what helped elsewhere -----------------------------------------------------------------------
+
+SEEN = (
+    Experience("WIDTH", 8, 4, gain=0.3, win=True),
+    Experience("WIDTH", 16, 8, gain=0.2, win=True),
+    Experience("WIDTH", 32, 16, gain=0.1, win=True),
+    Experience("LR", 0.1, 0.2, gain=0.5, win=True),
+    Experience("LR", 0.2, 0.1, gain=-0.4, win=False),
+    Experience("DROPOUT", 0.1, 0.2, gain=0.9, win=True),
+)
+
+
+def experienced(name: str, *texts: str) -> Strategy:
+    brain = Scripted("scripted:x", "d", [Reply(text) for text in texts], window=32768, position=0)
+    return strategies.build(name, brain, Sampling(), SEEN)
+
+
+def test_replay_repeats_what_won_most_often(state: State) -> None:
+    assert experienced("replay").propose(state).answer == "WIDTH = 4"
+    tried = replace(state, trials=(*state.trials, with_code(
+        a_trial(5), TRAIN.replace("WIDTH = 8", "WIDTH = 4"))))  # fmt: skip
+    assert experienced("replay").propose(tried).answer == "LR = 0.2"
+
+
+def test_replay_knows_nothing_else_and_then_chooses_by_chance(state: State) -> None:
+    only = (Experience("WIDTH", 8, 4, gain=-0.3, win=False),)
+    strategy = strategies.build("replay", None, Sampling(), only)
+    answers = {
+        str(strategy.propose(replace(state, seed=seed)).answer) for seed in range(20)
+    }  # fmt: skip
+    assert "WIDTH = 4" in answers, "measured and lost ranks above never measured"
+    assert len(answers) == 1
+
+
+def test_few_shot_shows_the_best_wins_and_is_the_menu_otherwise(state: State) -> None:
+    answer = '{"reason": "r", "move": "WIDTH = 4"}'
+    (shots,) = experienced("few_shot", answer).propose(state).calls
+    (plain,) = arm("menu", answer).propose(state).calls
+    examples, *rest = shots.messages[1].parts
+    assert examples == (
+        "Changes that helped other versions of this script:\n"
+        "- LR: 0.1 -> 0.2 (better by 0.50)\n"
+        "- WIDTH: 8 -> 4 (better by 0.30)\n"
+        "- WIDTH: 16 -> 8 (better by 0.20)\n"
+    ), "two of a knob and direction, no loss, no knob that the target lacks"
+    assert tuple(rest) == plain.messages[1].parts and shots.schema == plain.schema
+    assert shots.messages[0] == plain.messages[0]
+
+
+def test_experience_is_needed_and_checked(state: State, tmp_path: Path) -> None:
+    for name in strategies.EXPERIENCED:
+        with pytest.raises(UsageError, match="--experience FILE"):
+            arm(name)
+    path = tmp_path / "e.json"
+    for text in ("", "[]", "{}", '[{"knob": "LR"}]', '[{"knob": "LR", "old": 1, "new": 2}]'):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=r"e\.json"):
+            experience.read(path)
+    with pytest.raises(UsageError, match="cannot read"):
+        experience.read(tmp_path / "none.json")
+    path.write_text(json.dumps([vars(seen) for seen in SEEN]))
+    assert experience.read(path) == SEEN
+
+
+def test_the_way_of_a_move() -> None:
+    number, ladder = Knob("A", low=1, high=2), Knob("B", choices=("S", "SL", "L"))
+    assert [way(number, 1.0, 2.0), way(number, 2.0, 1.0)] == ["up", "down"]
+    assert [way(ladder, "S", "L"), way(ladder, "L", "SL")] == ["up", "down"]
+    assert way(ladder, "LSL", "L") == "to 'L'"

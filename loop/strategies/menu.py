@@ -53,10 +53,16 @@ class Menu(Asking):
         moves = menu(state)
         if not moves:
             return Draft(Rejected(Reason.NOTHING_LEFT, "every single-knob move has been tried"))
-        prompt, shown = messages(state, moves, self.window, self.brain.count)
+        prompt, shown = self.messages(state, moves, self.window, self.brain.count)
         schema = schema_of(moves)
         call = self.ask(prompt, state.seed, schema=schema)
         return self._draft(Draft("", "", (call,), shown, {"moves": len(moves)}), moves)
+
+    def messages(
+        self, state: State, moves: list[Move], window: int, count: Callable[[str], int]
+    ) -> tuple[tuple[Message, ...], Shown]:
+        """The prompt, in at most `window` tokens by `count`, and what of the state is in it."""
+        return messages(state, moves, window, count)
 
     def repair(self, state: State, draft: Draft, rejected: Rejected) -> Draft | None:
         """Asks for the JSON once more."""
