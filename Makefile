@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # A machine with an NVIDIA driver gets the CUDA build of torch, any other the CPU build.
 CONSTRAINTS := constraints/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).txt
 
-.PHONY: demo test test-slow check format setup clean
+.PHONY: demo test test-slow bench check format setup clean
 
 demo: setup
 	$(BIN)/autoresearch demo --out demo --sandbox $(SANDBOX)
@@ -20,6 +20,9 @@ test: check
 
 test-slow: setup
 	$(BIN)/pytest -n 2 -m slow
+
+bench: setup
+	$(BIN)/python -m benchmarks
 
 check: setup
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ usage, 130 interrupted (all finished trials are on the disk).
 """
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 VERBS = {
@@ -16,6 +17,9 @@ VERBS = {
     "collect": ("data_collection.collect:run", "runs -> a corpus that `datasets` opens"),
     "finetune": ("finetune.train:run", "rows of a corpus -> an adapter"),
     "adapters": ("adapters.__main__:run", "an adapter -> GGUF or Ollama, past its gates"),
+    "eval": ("eval.execute:run", "a plan of arms and seeds, executed; goes on where it stopped"),
+    "power": ("eval.power:run", "how many seeds an effect needs, from noise or pilot runs"),
+    "watch": ("eval.watch:run", "the pages of a running loop or plan, live, on this machine"),
     "costs": ("eval.costs:run", "what an experiment costs: API, own GPU, rented GPU"),
 }
 USAGE = "autoresearch VERB [--help]\n\n" + "\n".join(
@@ -28,17 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    from loop.errors import AutoresearchError, choose
+    from loop.errors import ending
 
-    try:
-        choose("verb", argv[0], list(VERBS))
-        module, _, function = VERBS[argv[0]][0].partition(":")
-        return int(getattr(import_module(module), function)(argv[1:]))
-    except AutoresearchError as error:
-        print(f"autoresearch: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
+    return ending(_do, argv)
+
+
+def _do(argv: Sequence[str]) -> int:
+    from loop.errors import choose
+
+    verb = choose("verb", argv[0], list(VERBS))
+    module, _, function = VERBS[verb][0].partition(":")
+    return int(getattr(import_module(module), function)(argv[1:]))
 
 
 if __name__ == "__main__":

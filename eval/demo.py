@@ -1,10 +1,15 @@
 """`demo`: the whole story on this machine, with the embedded 135M brain and the built-in target.
 
-Three arms on the same target and seed, each a run of its own, by as many one-thread workers as
-there are cores: a control that edits by chance, the brain choosing from a menu, the brain editing
-freely. Then one report over all three.
+1. Harvest a few measured moves on a variant of the target, beside the small corpus that ships here.
+2. Three arms on a variant that the corpus has not seen: a control that edits by chance, the brain
+   choosing from a menu, the brain editing freely.
+3. Corpus -> rows -> an adapter of the brain -> merged, past its gates.
+4. The arm with the adapter on the same unseen variant, and one report over all four.
+
+Every step is the command that a user would type, run as a process of its own.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -15,106 +20,187 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from eval import report
-from eval.summary import summarise
+from eval.summary import Summary, summarise
 from eval.table import table
+from eval.words import measure
 from loop import flags
 from loop.brains.models import cached
 from loop.errors import AutoresearchError, UsageError
 from loop.flags import flag
+from loop.rate import wilson
 from loop.sandbox import LACKS, SANDBOXES, open_box
 from loop.start import set_up
 from loop.target import BUILT_IN, load
 
 BRAIN = "smollm2-135m"
-ARMS = {"bare": 3, "menu": 6, "random_edit": 6}
-"""Strategy -> trials; the slowest first, so that no worker idles at the end."""
+SEEN, UNSEEN = "kjv", "kjv-short"
+SHIPPED = Path(__file__).parent.parent / "data_collection" / "surveys"
+"""A corpus of single moves, measured on other variants than UNSEEN (docs/specialise.md)."""
+WINDOW, REPLY = 1100, 96
+"""Tokens of a prompt with its reply, and of the reply: short ones are what a CPU has time for."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run of the demo. `adapted`: its brain is the merged model."""
+
+    name: str
+    strategy: str
+    trials: int
+    variant: str = UNSEEN
+    adapted: bool = False
+
+
+HARVEST = Arm("harvest", "random_edit", 4, SEEN)
+ARMS = (Arm("bare", "bare", 3), Arm("menu", "menu", 6), Arm("random_edit", "random_edit", 6))
+ADAPTER = Arm("adapter", "menu", 6, adapted=True)
+"""The slowest first, so that no worker idles at the end; the adapter's when it is trained."""
 
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Run three arms with the embedded brain and report on them."""
+    """Run arms with the embedded brain, train an adapter for it, run that too, and report."""
 
-    out: Path = flag(Path("demo"), "folder of the runs and the report")
+    out: Path = flag(Path("demo"), "folder of runs, corpus, adapter and report")
     seed: int = flag(0, "of the proposals and of the training")
     budget: str = flag("", "of one experiment; the cpu profile's if left out")
+    steps: int = flag(16, "of the adapter's training, four rows each; 0: no adapter")
     sandbox: str = flag("auto", "around experiments", choices=SANDBOXES)
     workers: int = flag(0, "runs at once; 0: one a core, three at most")
 
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.workers < 0:
+            raise UsageError("--steps and --workers are 0 or more")
+
 
 def run(argv: Sequence[str]) -> int:
-    """The verb `demo`. Raises AutoresearchError when an arm fails."""
+    """The verb `demo`. Raises AutoresearchError when a step fails."""
     args = flags.parse("demo", DemoArgs, argv)
-    if any((args.out / arm).exists() for arm in ARMS):
-        raise UsageError(f"{args.out} holds a demo already; remove it, or name another --out")
+    if args.out.exists() and any(args.out.iterdir()):
+        raise UsageError(f"{args.out} is not empty; remove it, or name another --out")
     console, began = Console(), time.monotonic()
     if not open_box(args.sandbox).bwrap:
         console.print(LACKS, style="yellow")
-    _fetch(console)
-    workers = args.workers or min(len(ARMS), _cores())
-    console.print(
-        f"{len(ARMS)} arms, {sum(ARMS.values())} trials and a baseline each, {workers} at a time; "
-        "five to ten minutes on two cores",
-        highlight=False,
-    )
+    said = "ten to fifteen minutes" if args.steps else "five to ten minutes"
+    console.print(f"fetching the model {BRAIN} and the text (once); then {said} on two cores",
+                  highlight=False)  # fmt: skip
+    cached(BRAIN)
+    set_up(load(BUILT_IN, "cpu"), BUILT_IN)
     args.out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(workers) as pool:
-        statuses = list(pool.map(lambda arm: _run_arm(args, arm, console), ARMS))
-    done = [args.out / arm for arm in ARMS if (args.out / arm / "ledger.jsonl").exists()]
-    if done:
-        console.print(table([summarise(folder) for folder in done]))
-        page = report.write(done, args.out / "report.html")
-        console.print(f"report: {page.absolute()}", highlight=False)
-    if any(statuses):
-        failed = ", ".join(arm for arm, status in zip(ARMS, statuses, strict=True) if status)
+    first = [*ARMS, *([HARVEST] if args.steps else [])]
+    failed = _side_by_side(args, first, console)
+    if args.steps and not failed:
+        failed = _specialise(args, console) or _side_by_side(args, [ADAPTER], console)
+    _show(args, console)
+    if failed:
         raise AutoresearchError(f"demo: {failed} failed; its last line above says why")
     console.print(f"done in {time.monotonic() - began:.0f} s", highlight=False)
     return 0
 
 
-def _fetch(console: Console) -> None:
-    """Model and text once, before the workers, so that none of them waits for another."""
-    console.print(f"fetching the model {BRAIN} and the text (once)", highlight=False)
-    cached(BRAIN)
-    set_up(load(BUILT_IN, "cpu"), BUILT_IN)
+def _side_by_side(args: DemoArgs, arms: Sequence[Arm], console: Console) -> str:
+    """Run `arms`, a few at once; the names of those that failed."""
+    with ThreadPoolExecutor(args.workers or min(3, _cores())) as pool:
+        statuses = list(pool.map(lambda arm: _step(arm.name, _run(args, arm), console), arms))
+    return ", ".join(arm.name for arm, status in zip(arms, statuses, strict=True) if status)
 
 
-def _run_arm(args: DemoArgs, arm: str, console: Console) -> int:
-    """One run as a process of its own, its lines shown under the arm's name."""
-    command = [sys.executable, "-m", "loop", "--out", str(args.out / arm), "--strategy", arm]
-    command += ["--brain", f"llamacpp:{BRAIN}", "--threads", "1", "--profile", "cpu"]
-    command += ["--trials", str(ARMS[arm]), "--seed", str(args.seed), "--sandbox", args.sandbox]
+def _specialise(args: DemoArgs, console: Console) -> str:
+    """Corpus, rows, adapter, merged model; the name of the step that failed, "" if none did."""
+    out, (gguf, _) = args.out, cached(BRAIN)
+    render = ["--render", "sft", "--strategy", "menu", "--tokenizer", gguf]
+    render += ["--window", WINDOW, "--max-tokens", REPLY]
+    train = ["--preset", "smollm2-cpu", "--held-out", "none", "--max-steps", args.steps]
+    steps: dict[str, list[object]] = {
+        "collect": ["collect", out / HARVEST.name, "--cap", 0, "--out", out / "corpus"],
+        "render": ["collect", *render, SHIPPED, out / "corpus", "--out", out / "rows"],
+        "finetune": ["finetune", out / "rows", *train, "--out", out / "trained"],
+        "export": ["adapters", "export", out / "trained", "--to", "merged-gguf"],
+    }
+    for name, command in steps.items():
+        if _step(name, ["autoresearch", *map(str, command)], console):
+            return name
+    return ""
+
+
+def _run(args: DemoArgs, arm: Arm) -> list[str]:
+    """The command of one run."""
+    model = args.out / "trained" / "merged.gguf" if arm.adapted else BRAIN
+    command = ["loop", "--out", args.out / arm.name, "--strategy", arm.strategy]
+    command += ["--brain", f"llamacpp:{model}", "--threads", 1, "--profile", "cpu"]
+    command += ["--variant", arm.variant, "--trials", arm.trials, "--seed", args.seed]
+    command += [
+        "--sandbox",
+        args.sandbox,
+        "--reply-tokens",
+        512 if arm.strategy == "bare" else REPLY,
+    ]
     # Confirming a gain costs ten runs or more: a demo shows the turns, not what to believe.
-    command += ["--judge", "naive", "--final-seeds", "0"]
-    command += ["--budget", args.budget] if args.budget else []
+    command += ["--judge", "naive", "--final-seeds", 0]
+    return [*map(str, command), *(["--budget", args.budget] if args.budget else [])]
+
+
+def _step(name: str, command: Sequence[str], console: Console) -> int:
+    """A command as a process of its own, its lines shown under its name; its status."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        env=_environment(),
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", env=_environment(),
     )  # fmt: skip
     assert process.stdout is not None
     try:
         for line in process.stdout:
             with _PRINTING:
-                console.print(Text(f"{arm:12s}", "cyan") + Text.from_ansi(line.rstrip()))
+                console.print(Text(f"{name:12s}", "cyan") + Text.from_ansi(line.rstrip()))
         return process.wait()
     finally:
         process.terminate()
         process.wait()
 
 
+def _show(args: DemoArgs, console: Console) -> None:
+    """Table, rates and page of the arms that left something."""
+    folders = [args.out / arm.name for arm in (*ARMS, ADAPTER)]
+    done = [folder for folder in folders if (folder / "ledger.jsonl").exists()]
+    if not done:
+        return
+    found = [summarise(folder) for folder in done]
+    console.print(table(found))
+    console.print(rates(found))
+    page = report.write(done, args.out / "report.html")
+    console.print(f"report: {page.absolute()}", highlight=False)
+
+
+def rates(found: Sequence[Summary]) -> Table:
+    """Of each run: the share of proposals that were valid edits and of those that improved, each
+    with Wilson's 95 % interval and its n."""
+    made = Table(title="rates", caption="too few to tell the arms apart: see docs/specialise.md")
+    for name in ("run", "n", "valid edits", "improved", "best"):
+        made.add_column(name, justify="left" if name == "run" else "right")
+    for one in found:
+        valid = one.proposed - sum(one.rejected.values())
+        shares = [_share(good, one.proposed) for good in (valid, one.kept)]
+        made.add_row(one.name, f"{one.proposed}", *shares, measure(one.best))
+    return made
+
+
+def _share(good: int, n: int) -> str:
+    if not n:
+        return "not measured"
+    low, high = wilson(good, n)
+    return f"{good / n:.0%} ({low:.0%} to {high:.0%})"
+
+
 _PRINTING = threading.Lock()
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     width = str(Console().width - 13)
     return {**os.environ, "COLUMNS": width, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))

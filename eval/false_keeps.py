@@ -1,8 +1,7 @@
 """The A/A figure of a run: how often did its judge keep an edit that does nothing?"""
 
-import math
-
 from eval.summary import Summary
+from loop.rate import wilson as wilson
 
 
 def said(summary: Summary) -> str:
@@ -15,13 +14,3 @@ def said(summary: Summary) -> str:
         f"nothing: false-keep rate {summary.kept / summary.proposed:.1%} (95 % interval "
         f"{low:.1%} to {high:.1%})"
     )
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `hits` in `n` (Wilson 1927); (0, 1) for n = 0."""
-    if not n:
-        return 0.0, 1.0
-    z = 1.959964
-    centre = (hits + z * z / 2) / (n + z * z)
-    half = z * math.sqrt(hits * (n - hits) / n + z * z / 4) / (n + z * z)
-    return max(0.0, centre - half), min(1.0, centre + half)

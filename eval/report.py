@@ -5,27 +5,26 @@ made visible (`eval.words.visible`), and a content security policy allows nothin
 style sheet. The chart is inline SVG, so nothing is embedded as JSON either.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from eval import words
+from eval import pages, words
 from eval.curve import charts
 from eval.summary import Summary, improvement, kind, reason, score, summarise, trainer_seconds
 from eval.table import failures, table
 from loop import flags
-from loop.errors import AutoresearchError
-from loop.files import write_atomic
+from loop.errors import UsageError
 from loop.flags import flag
 from loop.trial import Call, Crashed, Invalid, Measurement, Rejected, Stopped, TimedOut, Trial
 
+if TYPE_CHECKING:
+    from eval.live import Live
+
 __all__ = ["ReportArgs", "Summary", "page", "run", "summarise", "table", "write"]
 
-TEMPLATES = Path(__file__).parent / "templates"
 DETAILED = 1000
 """Trials shown with all they said; a page of more runs shares them out evenly."""
 EXAMPLES = 3
@@ -39,20 +38,39 @@ COMPARED = ("profile", "variant", "budget", "judge", "sandbox")
 
 @dataclass(frozen=True)
 class ReportArgs:
-    """Runs -> one self-contained HTML page."""
+    """Runs, or the folder of an executed plan -> one self-contained HTML page, and tables."""
 
-    dirs: tuple[Path, ...] = flag(help="folders of runs", positional=True)
-    out: Path = flag(Path("report.html"), "the page")
+    dirs: tuple[Path, ...] = flag(help="folders of runs, or of one plan", positional=True)
+    out: Path = flag(Path("report.html"), "the page; of a plan also the same as .md beside it")
+    table: Path | None = flag(None, "also every trial as a row: a .parquet or .csv file")
+    inspect: Path | None = flag(None, "also the brain's conversations: a folder for Inspect's logs")
 
 
 def run(argv: Sequence[str]) -> int:
-    """The verb `report`: write the page and say where it is. Raises as `write` does."""
+    """The verb `report`: write the page and say where it is. Raises as `write` does, UsageError."""
     from rich.console import Console
 
+    from eval import export, headtohead
+
     args = flags.parse("report", ReportArgs, argv)
-    page = write(list(args.dirs), args.out)
-    Console().print(table([summarise(folder) for folder in args.dirs]))
-    print(f"report of {words.count(len(args.dirs), 'run')}: {page}")
+    console = Console()
+    if plans := [folder for folder in args.dirs if headtohead.is_plan(folder)]:
+        if len(args.dirs) > 1:
+            raise UsageError(f"{plans[0]} is a plan's folder: name it alone, or runs within it")
+        compared = headtohead.write(plans[0], args.out)
+        for line in headtohead.said(compared):
+            console.print(line, highlight=False, markup=False)
+        runs = [run for of_arm in compared.runs.values() for run in of_arm]
+        print(f"report of {words.count(len(runs), 'run')}: {args.out}, {args.out.stem}.md")
+    else:
+        runs = [summarise(folder) for folder in args.dirs]
+        pages.write(args.out, page(runs))
+        console.print(table(runs))
+        print(f"report of {words.count(len(runs), 'run')}: {args.out}")
+    if args.table:
+        print(f"{words.count(export.table(runs, args.table), 'row')}: {args.table}")
+    if args.inspect:
+        print(f"{words.count(export.inspect_logs(runs, args.inspect), 'log')}: {args.inspect}")
     return 0
 
 
@@ -61,49 +79,19 @@ def write(folders: list[Path], out: Path) -> Path:
 
     Raises LedgerError: a folder is not a run. AutoresearchError: `out` cannot be written.
     """
-    text = page([summarise(folder) for folder in folders])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, text.encode())
-    except OSError as error:
-        raise AutoresearchError(
-            f"cannot write {out}: {error.strerror}; name another file with --out"
-        ) from None
+    pages.write(out, page([summarise(folder) for folder in folders]))
     return out
 
 
-def page(summaries: Sequence[Summary]) -> str:
-    """The report as HTML. The same summaries give the same bytes."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def shown(value: Any) -> Any:
-        return words.visible(value) if type(value) is str else value
-
-    env = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        finalize=shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    env.filters |= {
-        "measure": words.measure,
-        "signed": words.signed,
-        "duration": words.duration,
-        "listed": words.listed,
-        "plain": words.plain,
-        "count": words.count,
-        "short": words.short,
-    }
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+def page(summaries: Sequence[Summary], live: "Live | None" = None) -> str:
+    """The report as HTML, with `live` one that follows. The same summaries give the same bytes."""
     sections = _sections(summaries)
     runs = [(section.index, section.summary, section.detailed) for section in sections]
-    return env.get_template("report.html.j2").render(
-        style=Markup(style),  # our own file, not escaped, so that its hash is the policy's
-        digest=digest,
+    return pages.html(
+        "report.html.j2",
+        ("report.css",),
+        words.visible,
+        live,
         sections=sections,
         views=[("trial", charts(runs, "trial")), ("seconds", charts(runs, "seconds"))],
         differences=_differences(summaries),

@@ -28,7 +28,8 @@ def short(text: str, size: int = 300) -> str:
 
 def number(value: float) -> str:
     """Four decimals where they tell the value apart, else four significant digits."""
-    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.4g}"
+    text = f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.4g}"
+    return f"\N{MINUS SIGN}{text[1:]}" if value < 0 else text
 
 
 def measure(metric: Metric | None) -> str:
@@ -61,3 +62,52 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+PLACE = re.compile(r"(?<![\w/.:~<+])/(?!dev/)(?:[\w.+@~-]+/)+(?=[\w.+@~-])")
+"""The folders of an absolute path, up to its last part."""
+
+
+def placeless(text: str) -> str:
+    """`text` without the folders that absolute paths name: where a machine keeps its files."""
+    return PLACE.sub("…/", text)
+
+
+def percent(share: float | None) -> str:
+    """A share as whole percent, below ten and above ninety with a decimal; a dash for none."""
+    if share is None:
+        return "—"
+    exact = share in (0, 1) or 0.1 <= share <= 0.9
+    return f"{share:.0%}" if exact else f"{share:.1%}"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * difference:+.1f} points".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(low: float | None, high: float | None, form: str = "signed") -> str:
+    """`low to high`, each as `form` writes it; empty where there is none."""
+    if low is None or high is None:
+        return ""
+    write = {"signed": signed, "number": number, "percent": percent}[form]
+    return f"{write(low)} to {write(high)}"
+
+
+SIGNS = re.compile(r"([\\`*_\[\]<>|#~&])")
+
+
+def unmarked(text: str) -> str:
+    """`text` on one line, without meaning in Markdown: what a model wrote stays what it wrote."""
+    return SIGNS.sub(r"\\\1", " ".join(placeless(visible(text)).split()))
+
+
+class Fenced(str):
+    """Text that stands in a fence which it cannot close."""
+
+
+def fenced(text: str) -> Fenced:
+    """`text` as a Markdown code block."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Fenced(f"{fence}text\n{placeless(visible(text)).strip()}\n{fence}")

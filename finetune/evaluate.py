@@ -18,6 +18,7 @@ from finetune import answers
 from finetune.build import TEMPLATE, split
 from finetune.rows import ANSWERS, Json
 from loop.errors import AutoresearchError
+from loop.rate import wilson as wilson
 
 SURE = 0.9
 """P(real) from which a row counts as a confirmed win (docs/corpus.md)."""
@@ -102,14 +103,6 @@ def reply(model: Any, tokenizer: Any, prompt: list[Json]) -> str:
         out = model.generate(**asked, max_new_tokens=REPLY_TOKENS, do_sample=False, use_cache=True,
                              pad_token_id=tokenizer.pad_token_id)  # fmt: skip
     return str(tokenizer.decode(out[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
-
-
-def wilson(good: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate (Wilson 1927)."""
-    z = 1.959964
-    middle = (good + z * z / 2) / (n + z * z)
-    half = z * math.sqrt(good * (n - good) / n + z * z / 4) / (n + z * z)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _fits(tokenizer: Any, row: Json, method: str, max_length: int) -> bool:

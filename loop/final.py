@@ -40,14 +40,24 @@ class Final:
     untouched: bool
 
 
-def pending(past: Past, seeds: int, seed: int) -> Iterator[tuple[Contender, int]]:
-    """(code, training seed) of the experiments that the check still lacks, pair by pair."""
+def pending(
+    past: Past, seeds: int, seed: int, alone: bool = False
+) -> Iterator[tuple[Contender, int]]:
+    """(code, training seed) of the experiments that the check still lacks, pair by pair.
+
+    `alone`: a baseline that nothing has replaced is measured too, with nothing to pair it with.
+    """
     best, done = past.kept[-1], {(m.trial, m.seed) for m in past.measurements if _final(m)}
-    for number in range(seeds if best else 0):
-        fresh = int(hashlib.sha256(f"{seed}/final/{number}".encode()).hexdigest()[:8], 16) >> 1
-        for trial in (0, best):
+    for fresh in fresh_seeds(seed, seeds if best or alone else 0):
+        for trial in sorted({0, best}):
             if (trial, fresh) not in done:
                 yield past.contender(trial), fresh
+
+
+def fresh_seeds(seed: int, count: int) -> list[int]:
+    """The training seeds of the check of a run with the seed `seed`: 31 bits each."""
+    texts = (f"{seed}/final/{number}" for number in range(count))
+    return [int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) >> 1 for text in texts]
 
 
 def result(measurements: Iterable[Measurement]) -> Final | None:

@@ -5,7 +5,7 @@ remembers between two trials is what the ledger says, so that a resumed run is t
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -93,6 +93,15 @@ class Loop:
 
         Raises TargetError when the baseline does not score, BrainError when the brain is gone.
         """
+        for _ in self.turns():
+            pass
+
+    def turns(self, check_baseline: bool = False) -> Iterator[None]:
+        """`run`, a turn at a time, for whoever lets several runs take turns: the baseline with its
+        noise, each trial, each experiment of the final check.
+
+        `check_baseline`: the final check measures a baseline that nothing has replaced, too.
+        """
         began = time.monotonic()
         remove(self.ledger.folder / "scratch")
         self.workspace.unlock()
@@ -101,6 +110,7 @@ class Loop:
         if not self.position.noise_known and (facts := self.judge.begin(self.past, self._measure)):
             self._append(Event("noise", _now(), facts))
         self.workspace.advance(self._commit_of(self.position.incumbent))
+        yield
         while not self.stop() and not self._finished():
             if self.position.crashes >= CRASHES_IN_A_ROW:
                 self._failsafe()
@@ -109,12 +119,14 @@ class Loop:
                 self._append(Event("cap", _now(), {"reason": reached}))
                 break
             self._persist()
+            yield
         for contender, seed in final.pending(
-            self.past, self.settings.final_seeds, self.settings.seed
+            self.past, self.settings.final_seeds, self.settings.seed, check_baseline
         ):
             if self.stop():
                 return
             self._measure(contender, seed, final.PURPOSE)
+            yield
 
     def _persist(self) -> None:
         """One turn, begun anew while the brain's server is down: that costs time, not trials."""

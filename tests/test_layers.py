@@ -13,9 +13,9 @@ ROOMS = ("loop", "trainer", "data_collection", "finetune", "adapters", "eval")
 HEAVY = {
     "torch", "transformers", "trl", "peft", "datasets", "ray", "plotly", "wandb", "xllamacpp",
     "optuna", "jinja2", "huggingface_hub", "openai", "anthropic", "ollama", "pyarrow", "scipy",
-    "pandas", "bitsandbytes", "accelerate",
+    "pandas", "inspect_ai", "bitsandbytes", "accelerate",
 }  # fmt: skip
-FLOOR = {"loop", "loop.trial", "loop.errors", "loop.files", "loop.flags"}
+FLOOR = {"loop", "loop.trial", "loop.errors", "loop.files", "loop.flags", "loop.rate"}
 READ = FLOOR | {
     "loop.ledger",
     "loop.edit",
@@ -110,6 +110,13 @@ def test_the_trainer_is_an_island() -> None:
     for name, path in EVERYWHERE:
         if not name.startswith("trainer"):
             assert not {n for n in ours(path) if n.startswith("trainer")}, name
+
+
+def test_no_room_knows_the_benchmarks_and_they_know_the_trainer_as_a_process() -> None:
+    for name, path in EVERYWHERE:
+        assert not {n for n in imports(path) if n.split(".")[0] == "benchmarks"}, name
+    for name, path in modules("benchmarks").items():
+        assert not {n for n in ours(path) if n.startswith("trainer")}, name
 
 
 @pytest.mark.parametrize("room", ["data_collection", "finetune", "adapters"])

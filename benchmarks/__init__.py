@@ -1,0 +1,1 @@
+"""What the loop costs, as ratios to what one would run instead: `python -m benchmarks`."""
