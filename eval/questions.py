@@ -270,7 +270,8 @@ def failure_mode(results: Results) -> Answer:
             totals[reason] = totals.get(reason, 0) + hits
     failed = sum(totals.values())
     if failed < LEAST_FAILURES:
-        said = f"Only {count(failed, 'proposal')} failed, too few to speak of a mode."
+        few = f"Only {count(failed, 'proposal')}" if failed else "No proposal"
+        said = f"{few} failed, too few to speak of a mode."
         return Answer(FAILURE, "undecided", said, unit="share of failures", n=failed)
     top = max(totals, key=lambda reason: totals[reason])
     share, (low, high) = totals[top] / failed, wilson(totals[top], failed)

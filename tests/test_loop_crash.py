@@ -18,7 +18,7 @@ from loop.trial import Measurement, Metric, Scored, Trial
 from tests.conftest import git, outside
 
 KILLS = 50
-REPLIES = 400
+REPLIES = 1200
 
 
 def begin(out: Path, toy: Path, script: Path, *more: str) -> "subprocess.Popen[str]":
