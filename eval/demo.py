@@ -68,7 +68,7 @@ class DemoArgs:
     out: Path = flag(Path("demo"), "folder of runs, corpus, adapter and report")
     seed: int = flag(0, "of the proposals and of the training")
     budget: str = flag("", "of one experiment; the cpu profile's if left out")
-    steps: int = flag(16, "of the adapter's training, four rows each; 0: no adapter")
+    steps: int = flag(8, "of the adapter's training, four rows each; 0: no adapter")
     sandbox: str = flag("auto", "around experiments", choices=SANDBOXES)
     workers: int = flag(0, "runs at once; 0: one a core, three at most")
 
@@ -122,7 +122,7 @@ def _specialise(args: DemoArgs, console: Console) -> str:
         "export": ["adapters", "export", out / "trained", "--to", "merged-gguf"],
     }
     for name, command in steps.items():
-        if _step(name, ["autoresearch", *map(str, command)], console):
+        if _step(name, ["autoresearch", *map(str, command)], console, threads=_cores()):
             return name
     return ""
 
@@ -144,11 +144,11 @@ def _run(args: DemoArgs, arm: Arm) -> list[str]:
     return [*map(str, command), *(["--budget", args.budget] if args.budget else [])]
 
 
-def _step(name: str, command: Sequence[str], console: Console) -> int:
+def _step(name: str, command: Sequence[str], console: Console, threads: int = 1) -> int:
     """A command as a process of its own, its lines shown under its name; its status."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", env=_environment(),
+        text=True, errors="replace", env=_environment(threads),
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -197,9 +197,9 @@ def _share(good: int, n: int) -> str:
 _PRINTING = threading.Lock()
 
 
-def _environment() -> dict[str, str]:
-    width = str(Console().width - 13)
-    return {**os.environ, "COLUMNS": width, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+def _environment(threads: int) -> dict[str, str]:
+    width, torch = str(Console().width - 13), {"OMP_NUM_THREADS": str(threads)}
+    return {**os.environ, "COLUMNS": width, "PYTHONUNBUFFERED": "1", **torch}
 
 
 def _cores() -> int:

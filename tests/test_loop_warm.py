@@ -101,6 +101,8 @@ def test_a_trial_sees_the_same_box(run: Run, worker: Worker, tmp_path: Path) -> 
         outcome = run(SEEN, forked, env={"AUTORESEARCH_BUDGET": "3s"})
         assert isinstance(outcome, Scored), outcome
         seen.append(json.loads((tmp_path / "log").read_text().splitlines()[0]))
+        # A Python that starts without a locale names one for itself (PEP 538), a fork does not.
+        seen[-1]["environment"].pop("LC_CTYPE", None)
     assert seen[0] == seen[1]
     powers = [value.strip() for name, value in seen[1]["status"].items() if name[:3] == "Cap"]
     assert powers == ["0" * 16] * 5
