@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loop.errors import AutoresearchError
+from loop.files import sync
 
 
 @contextmanager
@@ -20,9 +21,9 @@ def unfinished(out: Path) -> Iterator[Path]:
         with _alone(out.parent):
             try:
                 yield beside
-                _sync(beside)
+                sync(beside)
                 beside.replace(out)
-                _sync(out.parent)
+                sync(out.parent)
             finally:
                 beside.unlink(missing_ok=True)
     except OSError as error:
@@ -39,13 +40,5 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     except BlockingIOError:
         raise AutoresearchError(f"another export is writing into {folder}: wait for it") from None
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

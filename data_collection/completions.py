@@ -51,11 +51,13 @@ def _choice(standing: Standing, prompt: Prompt) -> str | None:
     move = next((m for m in prompt.moves if m.knob == name and m.new == new), None)
     if move is None:
         return None
-    return json.dumps({"reason": _reason(move), "move": move.text}, ensure_ascii=False)
+    return said(move)
 
 
-def _reason(move: Move) -> str:
-    return f"Try {move.description}."[:REASON_CHARS]
+def said(move: Move) -> str:
+    """A move as the answer of a menu, in the words of every answer that is written anew."""
+    reason = f"Try {move.description}."[:REASON_CHARS]
+    return json.dumps({"reason": reason, "move": move.text}, ensure_ascii=False)
 
 
 def written(standing: Standing) -> str | None:

@@ -13,10 +13,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from data_collection.completions import said
 from eval import landscape
 from eval.landscape import Landscape
 from loop import flags
@@ -24,10 +26,9 @@ from loop.context import State
 from loop.errors import UsageError, ending
 from loop.flags import flag
 from loop.moves import Move, menu
-from loop.strategies import experience
+from loop.strategies import experience, few_shot
 from loop.strategies import menu as asking
 from loop.strategies.experience import Experience
-from loop.strategies.few_shot import few_shot_messages
 from loop.strategies.replay import Replay
 from loop.trial import Message
 
@@ -119,15 +120,9 @@ def _chances(
         ties = [rank(move) == best for move in moves]
         return [tie / sum(ties) for tie in ties]
     assert score is not None, "a model chooses"
-    ask = few_shot_messages(seen) if seen else asking.messages
+    ask = partial(few_shot.messages, seen) if seen else asking.messages
     prompt, _ = ask(state, moves, WINDOW, lambda text: len(text) // 2)
-    return normalised(score(prompt, [answer(move) for move in moves]))
-
-
-def answer(move: Move) -> str:
-    """The move as an answer that the corpus writes anew (data_collection/completions.py)."""
-    reason = f"Try {move.description}."[: asking.REASON_CHARS]
-    return json.dumps({"reason": reason, "move": move.text}, ensure_ascii=False)
+    return normalised(score(prompt, [said(move) for move in moves]))
 
 
 def normalised(nats: Sequence[float]) -> list[float]:

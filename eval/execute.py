@@ -23,23 +23,20 @@ from typing import Any
 from rich.console import Console
 
 from eval import plan as plans
-from eval.forked import Forked, Store
+from eval.forked import STORE, Forked, Forks, Store
 from eval.plan import Arm, Fixed, Plan
 from eval.progress import Note, PlanProgress
 from eval.results import PROBLEMS, RUNS, disagreement, problems, standing
 from eval.words import count, signed
 from loop import flags, gpu, secrets, start, strategies, warm
-from loop.__main__ import OPTIMISED, Interrupt
-from loop.audit import Split
+from loop.__main__ import Interrupt, mirrors, replies
 from loop.brain import Brain
 from loop.errors import INTERRUPTED, AutoresearchError, BrainError, UsageError
 from loop.experiment import Limits, Runner
 from loop.files import write_atomic
 from loop.flags import flag
 from loop.gpu import GPU
-from loop.hopeless import Rival
 from loop.ledger import LEDGER, Ledger
-from loop.optimiser import StudyMirror
 from loop.position import Position
 from loop.run import Loop
 from loop.run import Runner as AnyRunner
@@ -48,7 +45,6 @@ from loop.start import RunArgs
 from loop.target import BUILT_IN, Target
 from loop.trial import Event, Measurement, Outcome, Record, Scored, Trial
 
-STORE = "outcomes.db"
 EXECUTORS = ("local",)
 ENDED = object()
 Tell = Callable[[Note], None]
@@ -172,7 +168,7 @@ def _begin(
     prepared = start.prepare(args)
     ledger = stack.enter_context(Ledger(out))
     if args.resume:
-        brain = shared.brain(args, _replies(ledger))
+        brain = shared.brain(args, replies(ledger))
     strategy, _ = start.strategy(args, 0, brain)
     loop = Loop(
         start.settings(prepared),
@@ -181,10 +177,7 @@ def _begin(
         runner=shared.runner(args, prepared.target, brain),
         workspace=prepared.workspace,
         ledger=ledger,
-        observers=[
-            _Teller(arm.name, seed, tell),
-            *([StudyMirror(out, prepared.target)] if arm.strategy in OPTIMISED else []),
-        ],
+        observers=[_Teller(arm.name, seed, tell), *mirrors(prepared)],
         stop=stop,
     )
     return loop.turns(check_baseline=True)
@@ -215,11 +208,6 @@ def _run_args(job: Job, arm: Arm, seed: int, out: Path) -> RunArgs:
     )
 
 
-def _replies(ledger: Ledger) -> int:
-    trials = (record for record in ledger.records if isinstance(record, Trial))
-    return sum(len(call.replies) for trial in trials for call in trial.proposal.calls)
-
-
 @dataclass
 class Shared:
     """What the runs of one worker share: loaded brains, the box or the process that forks.
@@ -232,7 +220,7 @@ class Shared:
     down: set[str] = field(default_factory=set)
     _brains: dict[tuple[object, ...], Brain] = field(default_factory=dict)
     _boxed: tuple[Box, warm.Worker | None] | None = None
-    _forked: Forked | None = None
+    _forks: Forks = field(default_factory=Forks)
 
     def brain(self, args: RunArgs, used: int) -> Brain | None:
         """The brain of a run: one for all runs that ask the same weights, except for a script,
@@ -248,10 +236,8 @@ class Shared:
     def runner(self, args: RunArgs, target_: Target, brain: Brain | None) -> AnyRunner:
         """What runs the experiments of one run."""
         if self.job.plan.runner == "forked":
-            if self._forked is None:
-                source = (BUILT_IN / target_.editable).read_text(encoding="utf-8")
-                self._forked = Forked(target_, source, Store(self.job.args.out / STORE))
-            return _Fork(target_, self._forked)
+            source = (BUILT_IN / target_.editable).read_text(encoding="utf-8")
+            return Forked(target_, source, Store(self.job.args.out / STORE), self._forks)
         if self._boxed is None:
             box = open_box(args.sandbox)
             self._boxed = box, warm.worker(target_, box, self._say)
@@ -267,24 +253,9 @@ class Shared:
             if close := getattr(brain, "close", None):
                 close()
         self._brains.clear()
-        if self._forked:
-            self._forked.close()
+        self._forks.close()
         if self._boxed and self._boxed[1]:
             self._boxed[1].close()
-
-
-@dataclass(frozen=True)
-class _Fork:
-    """One process that forks, for the runs of several arms."""
-
-    target: Target
-    forked: Forked
-
-    def run(
-        self, folder: Path, env: dict[str, str], log: Path, split: Split = "audit",
-        rival: Rival | None = None,
-    ) -> tuple[Outcome, float]:  # fmt: skip
-        return self.forked.run(folder, env, log, split, rival)
 
 
 def _here(job: Job, tell: Tell, stop: Stop) -> None:

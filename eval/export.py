@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eval.drift import proposals
 from eval.summary import Summary, brain_seconds, improvement, kind, reason, score, trainer_seconds
 from loop.errors import AutoresearchError, UsageError
+from loop.files import write_atomic
 from loop.trial import TAGS, Call, Json, Message, Trial
 
 if TYPE_CHECKING:
@@ -52,20 +53,19 @@ def table(summaries: Sequence[Summary], path: Path) -> int:
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
     cells = {name: [_whole(row[name]) for row in found] for name in COLUMNS}
     made = pa.table(cells, schema=schema)
-    beside = path.with_name(f".{path.name}.part")
+    written = pa.BufferOutputStream()
+    if path.suffix == ".csv":
+        from pyarrow import csv
+
+        csv.write_csv(made, written)
+    else:
+        from pyarrow import parquet
+
+        parquet.write_table(made, written)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
-            from pyarrow import csv
-
-            csv.write_csv(made, beside)
-        else:
-            from pyarrow import parquet
-
-            parquet.write_table(made, beside)
-        beside.replace(path)
+        write_atomic(path, written.getvalue().to_pybytes())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise AutoresearchError(f"cannot write {path}: {error}; name another file") from None
     return len(found)
 

@@ -1,7 +1,7 @@
 """The A/A figure of a run: how often did its judge keep an edit that does nothing?"""
 
 from eval.summary import Summary
-from loop.rate import wilson as wilson
+from loop.rate import wilson
 
 
 def said(summary: Summary) -> str:

@@ -31,6 +31,10 @@ _IDENTITY = tuple(
 )
 
 
+STORE = "outcomes.db"
+"""A store's name in the folder of what is measured."""
+
+
 class Store:
     """Measurements by what they are of: an SQLite file that several processes may share."""
 
@@ -52,18 +56,47 @@ class Store:
         self._base.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?)", (key, body))
 
 
-@dataclass
+class Forks:
+    """The process that has imported torch and forks: started when it is first asked."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[str] | None = None
+
+    def ask(self, job: dict[str, Any]) -> int:
+        """Run one experiment (see trainer/forked.py); its exit status. AutoresearchError."""
+        if self._server is None:
+            self._server = subprocess.Popen(
+                [sys.executable, "forked.py"], cwd=BUILT_IN, text=True, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        assert self._server.stdin and self._server.stdout, "both are pipes"
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        if not (answer := self._server.stdout.readline()):
+            raise AutoresearchError("the process that forks experiments is gone: --resume")
+        return int(json.loads(answer)["status"])
+
+    def close(self) -> None:
+        """End it; the next question starts another."""
+        if self._server and self._server.stdin:
+            self._server.stdin.close()
+            self._server.wait()
+            self._server = None
+
+
+@dataclass(frozen=True)
 class Forked:
     """A runner for the built-in target on a CPU: knob edits only, under a FLOPs budget.
 
     `source`: the file whose knobs may take other values. An experiment that another run has
-    measured is taken from `store`, with the seconds that it took then.
+    measured is taken from `store`, with the seconds that it took then. `forks`: several runs may
+    share one.
     """
 
     target: Target
     source: str
     store: Store
-    _server: "subprocess.Popen[str] | None" = field(default=None, init=False)
+    forks: Forks = field(default_factory=Forks)
 
     def run(
         self, folder: Path, env: dict[str, str], log: Path, split: Split = "audit",
@@ -88,7 +121,7 @@ class Forked:
         environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(Path.home()), **env}
         job = {"folder": str(folder.absolute()), "log": str(log.absolute()), "split": split,
                "env": environment}  # fmt: skip
-        status = self._ask(job)
+        status = self.forks.ask(job)
         seconds = time.monotonic() - began
         outcome = read_outcome(self.target, Exit(status, seconds), folder, log)
         if isinstance(outcome, Scored):
@@ -96,25 +129,9 @@ class Forked:
             outcome = Scored(outcome.metric, measured | {"metric_channel": split})
         return outcome, seconds
 
-    def _ask(self, job: dict[str, Any]) -> int:
-        if self._server is None:
-            self._server = subprocess.Popen(
-                [sys.executable, "forked.py"], cwd=BUILT_IN, text=True, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-        assert self._server.stdin and self._server.stdout, "both are pipes"
-        self._server.stdin.write(json.dumps(job) + "\n")
-        self._server.stdin.flush()
-        if not (answer := self._server.stdout.readline()):
-            raise AutoresearchError("the process that forks experiments is gone: --resume")
-        return int(json.loads(answer)["status"])
-
     def close(self) -> None:
         """End the process that forks."""
-        if self._server and self._server.stdin:
-            self._server.stdin.close()
-            self._server.wait()
-            self._server = None
+        self.forks.close()
 
     def _require_knobs(self, source: str) -> None:
         values = self.target.values(source)
@@ -122,5 +139,5 @@ class Forked:
         if code_hash(ours, self.target.editable) != code_hash(source, self.target.editable):
             raise AutoresearchError(
                 f"{self.target.editable} was changed beyond its knobs: measure it in the box "
-                '(executor = "boxed" in the plan)'
+                '(runner = "boxed" in the plan)'
             )

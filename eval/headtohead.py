@@ -6,7 +6,7 @@ None here and "not measured" there.
 """
 
 import statistics as plain_statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from eval.summary import Summary
 from loop import noise
 from loop.final import PURPOSE as FINAL
 from loop.noise import Noise
-from loop.trial import Crashed, Measurement, Scored, Stopped, TimedOut
+from loop.trial import Crashed, Stopped, TimedOut
 
 if TYPE_CHECKING:
     from eval.live import Live
@@ -379,21 +379,12 @@ def _spreads(runs: Mapping[str, Sequence[Summary]]) -> Iterator[Spread]:
     measured = [m for of_arm in runs.values() for run in of_arm for m in run.measurements]
     seen = {
         "the judges' repeats on other training seeds": noise.scores(measured),
-        "the final checks, on fresh seeds": _finals(measured),
+        "the final checks, on fresh seeds": noise.scores(measured, (FINAL,)),
     }
     for where, groups in seen.items():
         found = noise.estimate([list(values.values()) for values in groups.values()])
         if found is not None:
             yield Spread(where, found)
-
-
-def _finals(measured: Iterable[Measurement]) -> dict[str, dict[int, float]]:
-    """Code -> training seed -> score of the final checks."""
-    found: dict[str, dict[int, float]] = {}
-    for record in measured:
-        if record.purpose == FINAL and isinstance(record.outcome, Scored):
-            found.setdefault(record.code, {})[record.seed] = record.outcome.metric.value
-    return found
 
 
 def _versions(runs: Mapping[str, Sequence[Summary]]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from loop import flags, knobs, ledger, target
+from eval.summary import improvement
+from loop import flags, knobs, ledger, noise, target
 from loop.context import State, proposal_seed
 from loop.errors import AutoresearchError, ending
 from loop.files import write_atomic
@@ -70,15 +71,13 @@ def read(folders: Sequence[Path]) -> list[Landscape]:
     """The surveys in `folders`, their noise pooled. Raises LedgerError; AutoresearchError: no move
     was scored on two seeds."""
     found = [_read(folder) for folder in folders]
-    all_gains = [gain for one in found for gain in one.gains]
-    spread = sum((value - gain.mean) ** 2 for gain in all_gains for value in gain.each)
-    free = sum(len(gain.each) - 1 for gain in all_gains)
-    if not free:
+    pooled = noise.estimate([gain.each for one in found for gain in one.gains])
+    if pooled is None:
         raise AutoresearchError(
             f"{', '.join(map(str, folders))}: no move was scored on two seeds, so the noise is not "
             "known; survey with --seeds 2, or name another survey too"
         )
-    return [replace(one, sd=math.sqrt(spread / free)) for one in found]
+    return [replace(one, sd=pooled.sigma) for one in found]
 
 
 def _read(folder: Path) -> Landscape:
@@ -99,15 +98,11 @@ def _read(folder: Path) -> Landscape:
     for number, trial in moves.items():
         change = trial.proposal.edit.knobs if number and trial.proposal.edit else ()
         if len(change) == 1 and (pairs := sorted(set(scores[0]) & set(scores[number]))):
-            each = tuple(_gain(scores[0][seed], scores[number][seed]) for seed in pairs)
+            each = tuple(improvement(scores[0][seed], scores[number][seed]) for seed in pairs)
             old, new = (knobs.literal(text) for text in (change[0].old, change[0].new))
             gains.append(Gain(change[0].knob, old, new, fmean(each), each))
     info = read_run_toml(folder)
     return Landscape(folder, str(info["variant"]), tuple(gains), tuple(failed), math.nan)
-
-
-def _gain(before: Metric, after: Metric) -> float:
-    return before.value - after.value if before.direction == "min" else after.value - before.value
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from eval.headtohead import is_plan
 from eval.plan import RECORD, fixed
 from eval.results import RUNS
 from eval.summary import Summary, summarise
+from eval.words import diff_class
 from loop.errors import AutoresearchError, TargetError
 from loop.files import read_plain
 from loop.git import git
@@ -200,8 +201,7 @@ def _diff(run: Path, trial: int) -> Iterator[tuple[str, str]]:
     except TargetError:
         return
     for line in text[:DIFF_CHARS].splitlines():
-        head = line.startswith(("+++", "---", "@@", "diff ", "index "))
-        yield "head" if head else {"+": "add", "-": "del"}.get(line[:1], ""), line
+        yield diff_class(line), line
 
 
 def _reply(summary: Summary | None) -> tuple[str, int | None]:

@@ -57,10 +57,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loop import strategies
+from loop.brains.models import sha256
 from loop.budget import Budget
 from loop.errors import AutoresearchError, UsageError, choose
 from loop.files import write_atomic
-from loop.start import JUDGES
+from loop.start import JUDGES, LORA
 from loop.target import BUILT_IN
 from loop.trial import Json, RecordError, from_json, to_json
 
@@ -222,11 +223,11 @@ def served(arm: Arm, base: Path) -> tuple[str, Path | None]:
     if not arm.adapter:
         return arm.brain, None
     folder = base / Path(arm.adapter).expanduser()
-    if (lora := folder / "lora.gguf").is_file():
+    if (lora := folder / LORA).is_file():
         return arm.brain, lora
     if (merged := folder / "merged.gguf").is_file():
         return f"llamacpp:{merged}", None
-    what = "has no lora.gguf or merged.gguf" if folder.is_dir() else "is not there"
+    what = f"has no {LORA} or merged.gguf" if folder.is_dir() else "is not there"
     raise UsageError(
         f"arm {arm.name}: the adapter {arm.adapter} {what}; make it with "
         f"`autoresearch adapters export {arm.adapter} --to lora-gguf`"
@@ -293,8 +294,7 @@ def _weights(arm: Arm, base: Path) -> Path:
 def _digest(path: Path) -> str:
     """sha256 of a file that an arm depends on, so that another one in its place is noticed."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 

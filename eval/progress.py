@@ -3,15 +3,14 @@
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from eval.words import count, duration, visible
+from loop.progress import Status
 
 _STYLE = {
     "keep": "green",
@@ -38,7 +37,7 @@ class Note:
     seconds: float = 0.0
 
 
-class PlanProgress:
+class PlanProgress(Status):
     """Shows notes on `console`. `turns`: those that each arm has still to take; `workers`: at once.
 
     The time left is each arm's own mean of a turn, times what it has left.
@@ -47,30 +46,14 @@ class PlanProgress:
     def __init__(
         self, console: Console, turns: dict[str, int], runs: int, done: int, workers: int
     ) -> None:
-        self._console, self._left, self._workers = console, dict(turns), workers
+        self._left, self._workers = dict(turns), workers
         self._runs, self._done, self._stopped = runs, done, 0
         self._spent: dict[str, float] = defaultdict(float)
         self._taken: dict[str, int] = defaultdict(int)
         self._now: dict[int, str] = {}
         self._began = time.monotonic()
         self._wide = max(map(len, turns), default=0)
-        self._live = Live(
-            console=console, get_renderable=self._status, refresh_per_second=2, transient=True,
-            auto_refresh=console.is_terminal,
-        )  # fmt: skip
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+        super().__init__(console, 2)  # last: it asks for the status at once
 
     def __call__(self, note: Note) -> None:
         """Take in what a worker tells."""

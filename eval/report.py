@@ -159,8 +159,7 @@ class Section:
         edit = trial.proposal.edit
         text = cut(edit.diff if edit else "", DIFF_CHARS)
         for line in text.text.removesuffix("\n").split("\n"):
-            head = line.startswith(("+++", "---", "@@", "diff ", "index "))
-            yield "head" if head else {"+": "add", "-": "del"}.get(line[:1], ""), line
+            yield words.diff_class(line), line
         if text.more:
             yield "more", f"… {text.more:,} more characters"
 
@@ -309,7 +308,5 @@ def _differences(summaries: Sequence[Summary]) -> list[str]:
         values = list(dict.fromkeys(str(s.info.get(key, "not recorded")) for s in summaries))
         if len(values) > 1:
             found.append(f"{key} ({', '.join(words.short(v, 40) or 'none' for v in values)})")
-    targets = [s.info.get("target") for s in summaries]
-    # Each run works on a clone of its own, so its folder says nothing.
-    same = [{k: v for k, v in t.items() if k != "folder"} for t in targets if isinstance(t, dict)]
-    return ["target", *found] if any(t != same[0] for t in same) else found
+    targets = [s.target for s in summaries if s.target is not None]
+    return ["target", *found] if any(t != targets[0] for t in targets) else found

@@ -5,11 +5,12 @@ plan's own settings, as many trials as the plan says. Whatever is not is left ou
 says so.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -228,8 +229,6 @@ def best_prompting(results: Results) -> tuple[str | None, str]:
 
 def problems(out: Path) -> dict[str, str]:
     """What stopped the runs that are not complete: "arm/seed" -> a line."""
-    import json
-
     try:
         found = json.loads((out / PROBLEMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -282,7 +281,7 @@ def _comparable(out: Path, record: Fixed) -> tuple[dict[tuple[str, int], _Run], 
 
 _SAME: dict[str, Callable[[Summary], Hashable]] = {
     "metric": lambda s: _metric(s)[:2],
-    "target": lambda s: repr(_target(s)),
+    "target": lambda s: repr(s.target),
     "code at the start": lambda s: _start(s),
 }
 """What runs must share to be compared."""
@@ -305,12 +304,6 @@ def _metric(summary: Summary) -> tuple[str, Literal["min", "max"]]:
     outcome = summary.trials[0].outcome
     assert isinstance(outcome, Scored), "a baseline has a score"
     return outcome.metric.name, outcome.metric.direction
-
-
-def _target(summary: Summary) -> Any:
-    """run.toml's target; each run works on a clone of its own, so its folder says nothing."""
-    found = summary.info.get("target")
-    return {k: v for k, v in found.items() if k != "folder"} if isinstance(found, dict) else found
 
 
 def _start(summary: Summary) -> str:

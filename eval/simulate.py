@@ -16,11 +16,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from eval.false_keeps import wilson
 from loop import flags
 from loop.flags import flag
 from loop.judge import Contender, Judge, Naive
 from loop.noise_aware import NoiseAware
+from loop.rate import wilson
 from loop.trial import Context, Decision, Measurement, Metric, Outcome, Proposal, Scored, Trial
 
 NOISES = ("normal", "t3", "skew", "two", "shared", "drift", "unequal")

@@ -76,6 +76,15 @@ class Summary:
         return " · ".join(part for part in pair if part) or "not recorded"
 
     @property
+    def target(self) -> Json | None:
+        """The target as run.toml has it, without its folder: each run works on a clone of its own.
+        None: it is not recorded."""
+        found = self.info.get("target")
+        return (
+            {k: v for k, v in found.items() if k != "folder"} if isinstance(found, dict) else None
+        )
+
+    @property
     def final(self) -> Final | None:
         """What the check on fresh seeds and the untouched text found, if there was one."""
         return result(self.measurements)

@@ -15,7 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.forked import Forked, Store
+from eval.forked import STORE, Forked, Store
+from eval.summary import improvement
 from loop import flags, knobs, start, target
 from loop.errors import TargetError, UsageError, ending
 from loop.flags import flag
@@ -27,7 +28,6 @@ from loop.strategies.random_edit import RandomEdit
 from loop.target import BUILT_IN
 from loop.trial import Decision, Json, Scored
 
-STORE = "outcomes.db"
 AWAY = 3
 """Moves at random between a variant's start and a further state of it."""
 
@@ -117,7 +117,7 @@ def survey(args: SurveyArgs, variant: str, number: int) -> str:
             return f"{out.name}: {error}"
         finally:
             runner.close()
-        gains = sorted(_gains(loop))
+        gains = list(_gains(loop))
     better = sum(gain > 0 for gain in gains)
     return f"{out.name}: {len(gains)} moves scored, {better} better on seed {run_args.seed}"
 
@@ -138,7 +138,7 @@ def walk(found: target.Target, source: str, rng: random.Random, moves: int) -> d
 def _gains(loop: Loop) -> Iterator[float]:
     for trial in loop.position.trials[1:]:
         if isinstance(trial.outcome, Scored) and trial.context.incumbent_metric:
-            yield trial.context.incumbent_metric.value - trial.outcome.metric.value
+            yield improvement(trial.context.incumbent_metric, trial.outcome.metric)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
+def diff_class(line: str) -> str:
+    """What a line of a unified diff is: `head`, `add`, `del`, or "" for one that stays."""
+    if line.startswith(("+++", "---", "@@", "diff ", "index ")):
+        return "head"
+    return {"+": "add", "-": "del"}.get(line[:1], "")
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that suits: `42 s`, `3.5 min`, `8.1 h`."""
     if seconds < 120:

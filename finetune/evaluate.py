@@ -18,7 +18,7 @@ from finetune import answers
 from finetune.build import TEMPLATE, split
 from finetune.rows import ANSWERS, Json
 from loop.errors import AutoresearchError
-from loop.rate import wilson as wilson
+from loop.rate import wilson
 
 SURE = 0.9
 """P(real) from which a row counts as a confirmed win (docs/corpus.md)."""

@@ -60,7 +60,7 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
         console.print(f"· {line}", style="dim", highlight=False, markup=False)
     stop = Interrupt(console)
     with Ledger(args.out, repair=args.repair) as ledger:
-        strategy, brain = composed or start.strategy(args, _replies(ledger))
+        strategy, brain = composed or start.strategy(args, replies(ledger))
         limits = Limits(args.timeout or prepared.target.timeout_s, args.memory_mb)
         progress = Progress(console, prepared.name, args.trials)
         tracker = _tracker(prepared)
@@ -73,7 +73,7 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
             runner=gpu.arrange(args.gpu, runner, brain),
             workspace=prepared.workspace,
             ledger=ledger,
-            observers=[progress, *_mirrors(prepared), *([tracker] if tracker else [])],
+            observers=[progress, *mirrors(prepared), *([tracker] if tracker else [])],
             stop=stop,
         )
         try:
@@ -93,7 +93,7 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
     return 0
 
 
-def _mirrors(prepared: start.Prepared) -> list[Observer]:
+def mirrors(prepared: start.Prepared) -> list[Observer]:
     """What the optimiser's own tools open, beside the ledger."""
     args = prepared.args
     return [StudyMirror(args.out, prepared.target)] if args.strategy in OPTIMISED else []
@@ -107,7 +107,7 @@ def _tracker(prepared: start.Prepared) -> WandbTracker | None:
     return WandbTracker(args.out, prepared.name, mode, start.read_run_toml(args.out)["args"])
 
 
-def _replies(ledger: Ledger) -> int:
+def replies(ledger: Ledger) -> int:
     """How many replies of its brain the run has consumed."""
     trials = (record for record in ledger.records if isinstance(record, Trial))
     return sum(len(call.replies) for trial in trials for call in trial.proposal.calls)

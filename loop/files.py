@@ -21,7 +21,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -35,14 +35,14 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         beside.mkdir(parents=True)
         yield beside
         for path in beside.rglob("*"):
-            _sync(path)
+            sync(path)
         beside.replace(out)
-        _sync(out.parent)
+        sync(out.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """What was written to a file, or which names a folder holds, is on the disk on return."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -45,11 +45,13 @@ def estimate(groups: Iterable[Sequence[float]]) -> Noise | None:
     return Noise(math.sqrt(squares / df), df, runs, low, high)
 
 
-def scores(measurements: Iterable[Measurement]) -> dict[str, dict[int, float]]:
+def scores(
+    measurements: Iterable[Measurement], purposes: Sequence[str] = PURPOSES
+) -> dict[str, dict[int, float]]:
     """Code -> training seed -> metric, of the scored measurements that nothing selected."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for record in measurements:
-        if record.purpose in PURPOSES and isinstance(record.outcome, Scored):
+        if record.purpose in purposes and isinstance(record.outcome, Scored):
             found[record.code][record.seed] = record.outcome.metric.value
     return found
 

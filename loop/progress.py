@@ -18,17 +18,17 @@ from loop.trial import Event, Measurement, Record, Rejected, Scored, Trial
 _STYLE = {"baseline": "bold", "keep": "bold green", "discard": "dim"}
 
 
-class Progress:
-    """An Observer that writes to `console`. `trials`: how many are wanted, 0 for ever."""
+class Status:
+    """A status that stays below the lines on a terminal, drawn anew `each_second` times a second.
 
-    def __init__(self, console: Console, run: str, trials: int) -> None:
-        self._console, self._run, self._trials = console, run, trials
-        self._phase, self._trial, self._since = "starting", 0, time.monotonic()
-        self._began, self._done_at_start = time.monotonic(), -1
-        self._position = Position()
+    Who has one says in `_status` what it shows.
+    """
+
+    def __init__(self, console: Console, each_second: int) -> None:
+        self._console = console
         self._live = Live(
-            console=console, get_renderable=self._status, refresh_per_second=4, transient=True,
-            auto_refresh=console.is_terminal,
+            console=console, get_renderable=self._status, refresh_per_second=each_second,
+            transient=True, auto_refresh=console.is_terminal,
         )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -43,6 +43,20 @@ class Progress:
         at: TracebackType | None,
     ) -> None:
         self._live.stop()
+
+    def _status(self) -> Table:
+        raise NotImplementedError
+
+
+class Progress(Status):
+    """An Observer that writes to `console`. `trials`: how many are wanted, 0 for ever."""
+
+    def __init__(self, console: Console, run: str, trials: int) -> None:
+        self._run, self._trials = run, trials
+        self._phase, self._trial, self._since = "starting", 0, time.monotonic()
+        self._began, self._done_at_start = time.monotonic(), -1
+        self._position = Position()
+        super().__init__(console, 4)  # last: it asks for the status at once
 
     def phase(self, trial: int, text: str) -> None:
         self._phase, self._trial, self._since = text, trial, time.monotonic()

@@ -29,6 +29,15 @@ from loop.trial import (
 )
 from tests.conftest import a_trial
 
+CONTROLS = """\
+[[arms]]
+name = "random_edit"
+strategy = "random_edit"
+[[arms]]
+name = "random_search"
+strategy = "random_search"
+"""
+"""Two arms that need no brain, for plans that are executed or read."""
 PLAN = """\
 title = "A plan to test pages with"
 seeds = {seeds}

@@ -22,8 +22,10 @@ from loop.ledger import LEDGER, read, trials
 from loop.start import RunArgs
 from loop.trial import Measurement, Trial
 from tests.conftest import Cli, outside
+from tests.plan_folder import CONTROLS
 
-PLAN = """\
+PLAN = (
+    """\
 seeds = {seeds}
 trials = {trials}
 target = "toy"
@@ -32,13 +34,9 @@ final_seeds = 1
 [primary]
 contrast = ["random_edit", "random_search"]
 smallest_effect = 0.1
-[[arms]]
-name = "random_edit"
-strategy = "random_edit"
-[[arms]]
-name = "random_search"
-strategy = "random_search"
 """
+    + CONTROLS
+)
 BARE = """
 [[arms]]
 name = "bare"
@@ -47,7 +45,8 @@ brain = "{brain}"
 {more}
 """
 NOBODY = "http://127.0.0.1:9/v1"
-KJV = """\
+KJV = (
+    """\
 seeds = 2
 trials = 2
 profile = "cpu"
@@ -59,13 +58,9 @@ runner = "forked"
 [primary]
 contrast = ["random_edit", "random_search"]
 smallest_effect = 0.02
-[[arms]]
-name = "random_edit"
-strategy = "random_edit"
-[[arms]]
-name = "random_search"
-strategy = "random_search"
 """
+    + CONTROLS
+)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from eval.curve import Axis
 from eval.headtohead import Comparison, compare, html, markdown
 from loop.trial import Metric, Outcome, Rejected, Scored
 from loop.trial import Reason as R
-from tests import plan_folder
+from tests import browser, plan_folder
 from tests.conftest import Cli
 from tests.test_eval_report import HOSTILE, Page, structure
 
@@ -272,18 +270,9 @@ def test_a_plan_record_that_is_no_plan_is_one_line(tmp_path: Path, run_cli: Cli)
 
 @pytest.mark.slow
 def test_in_a_browser_nothing_runs(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium here to open the page in")
+    browser.required()
     page = tmp_path / "report.html"
     headtohead.write(plan_folder.write(tmp_path, 1, 3, text=HOSTILE, outcome=foreign), page)
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom",
-    ]  # fmt: skip
-    dom = subprocess.run(
-        [browser, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    ).stdout
+    dom = browser.dom(page.as_uri(), tmp_path / "profile")
     assert "<title>A plan to test pages with</title>" in dom
     assert Page(dom).count("script") == Page(dom).count("img") == 0

@@ -13,8 +13,10 @@ from eval.plan import Plan, fix, fixed, parse, read, served
 from loop.errors import UsageError
 from loop.target import BUILT_IN
 from loop.trial import Json
+from tests.plan_folder import CONTROLS
 
-BODY = """
+BODY = (
+    """
 seeds = 2
 trials = 2
 profile = "cpu"
@@ -25,13 +27,9 @@ runner = "forked"
 [primary]
 contrast = ["random_edit", "random_search"]
 smallest_effect = 0.02
-[[arms]]
-name = "random_edit"
-strategy = "random_edit"
-[[arms]]
-name = "random_search"
-strategy = "random_search"
 """
+    + CONTROLS
+)
 MENU: Json = {"name": "menu", "strategy": "menu", "brain": "llamacpp:smollm2-135m"}
 
 

@@ -1,7 +1,5 @@
 """The report of runs: its figures, its honesty about what it leaves out, and its inertness."""
 
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
@@ -41,6 +39,7 @@ from loop.trial import (
     TimedOut,
     Trial,
 )
+from tests import browser
 
 HOSTILE = (
     "</script><script>document.title='owned'</script></style></pre></details>"
@@ -402,19 +401,10 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_in_a_browser_nothing_runs(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium here to open the page in")
+    browser.required()
     out = tmp_path / "report.html"
     out.write_text(page([of_records(hostile(HOSTILE), INFO, "r")]))
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom",
-    ]  # fmt: skip
-    dom = subprocess.run(
-        [browser, *flags, out.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    ).stdout
+    dom = browser.dom(out.as_uri(), tmp_path / "profile")
     read = Page(dom)
     assert "<title>Autoresearch report</title>" in dom
     assert read.count("script") == read.count("img") == 0

@@ -17,7 +17,7 @@ from eval import live, watch
 from loop.errors import UsageError
 from loop.ledger import Ledger
 from loop.trial import Record, Reply, Trial
-from tests import plan_folder
+from tests import browser, plan_folder
 from tests.conftest import ROOT, Cli, a_trial, git, outside
 from tests.test_eval_report import HOSTILE, Page
 
@@ -322,16 +322,9 @@ def test_the_verb_serves_until_it_is_interrupted(tmp_path: Path) -> None:
 def test_in_a_browser_it_follows_without_a_reload(
     tmp_path: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium here to open the page in")
+    browser.required()
     run = a_run(tmp_path / "run", a_trial(), saying(1, HOSTILE))
     port = serving(run)
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=15000", "--dump-dom",
-    ]  # fmt: skip
 
     def grow() -> None:
         with Ledger(run) as ledger:
@@ -350,18 +343,11 @@ def test_in_a_browser_it_follows_without_a_reload(
 
     monkeypatch.setattr(watch.Pages, "get", get)
     monkeypatch.setattr(watch, "PATIENCE", 0)  # the browser's time runs faster than ours
-    dom = subprocess.run(
-        [browser, *flags, f"http://127.0.0.1:{port}/"],
-        capture_output=True, text=True, timeout=180, check=True,
-    ).stdout  # fmt: skip
+    dom = browser.dom(f"http://127.0.0.1:{port}/", tmp_path / "profile", 15_000)
     assert asked.is_set() and "what came later" in dom
     assert "document.title='owned'" in dom and "<title>Autoresearch report</title>" in dom
     assert Page(dom).count("script") == 1 and Page(dom).count("img") == 0
 
 
 def test_the_command_knows_the_verb(run_cli: Cli) -> None:
-    from autoresearch import VERBS
-
-    if "watch" not in VERBS:
-        pytest.skip("the verb is not in autoresearch.py yet")
     assert run_cli("watch", "--help").returncode == 0

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from finetune import answers, build, rows
-from finetune.evaluate import wilson
 from finetune.prepare import FinetuneArgs
 from finetune.recipe import KTO_BATCH, PRESETS
 from loop.errors import AutoresearchError, UsageError
+from loop.rate import wilson
 from tests import finetune_rows as made
 from tests.conftest import Cli
 

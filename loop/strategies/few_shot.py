@@ -37,20 +37,17 @@ class FewShot(menu.Menu):
         self, state: State, moves: list[Move], window: int, count: Callable[[str], int]
     ) -> Asked:
         """The menu's, and the examples before the settings."""
-        return few_shot_messages(self.experience)(state, moves, window, count)
+        return messages(self.experience, state, moves, window, count)
 
 
-def few_shot_messages(experience: Sequence[Experience]) -> Callable[..., Asked]:
-    """What asks as `menu.messages` does, with the best of `experience` as examples."""
-
-    def messages(
-        state: State, moves: list[Move], window: int, count: Callable[[str], int]
-    ) -> Asked:
-        text = EXAMPLES.format(examples="\n".join(map(said, best(experience, state))))
-        (system, user), shown = menu.messages(state, moves, window - count(text), count)
-        return (system, Message("user", (text, *user.parts))), shown
-
-    return messages
+def messages(
+    experience: Sequence[Experience], state: State, moves: list[Move], window: int,
+    count: Callable[[str], int],
+) -> Asked:  # fmt: skip
+    """As `menu.messages`, with the best of `experience` as examples before the settings."""
+    text = EXAMPLES.format(examples="\n".join(map(said, best(experience, state))))
+    (system, user), shown = menu.messages(state, moves, window - count(text), count)
+    return (system, Message("user", (text, *user.parts))), shown
 
 
 def best(experience: Sequence[Experience], state: State) -> list[Experience]:

@@ -5,7 +5,7 @@ nothing had to be learned from the state.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from loop.context import State
@@ -36,26 +36,20 @@ class Replay:
     def repair(self, state: State, draft: Draft, rejected: Rejected) -> None:
         """It knows nothing else."""
 
-    def ranks(self, state: State) -> "Ranks":
-        """The order of moves in the spaces of this state's target."""
-        wins: Counter[tuple[str, str]] = Counter()
+    def ranks(self, state: State) -> Callable[[Move], tuple[int, float]]:
+        """Move -> (wins, mean gain) in the spaces of this state's target; the higher the better."""
+        space = state.target.knobs
         gains: dict[tuple[str, str], list[float]] = defaultdict(list)
+        wins: Counter[tuple[str, str]] = Counter()
         for seen in self.experience:
-            if seen.knob in state.target.knobs:
-                key = seen.knob, way(state.target.knobs[seen.knob], seen.old, seen.new)
+            if seen.knob in space:
+                key = seen.knob, way(space[seen.knob], seen.old, seen.new)
                 wins[key] += seen.win
                 gains[key].append(seen.gain)
-        return Ranks(state, wins, {key: fmean(values) for key, values in gains.items()})
+        means = {key: fmean(values) for key, values in gains.items()}
 
+        def rank(move: Move) -> tuple[int, float]:
+            key = move.knob, way(space[move.knob], move.old, move.new)
+            return wins[key], means.get(key, float("-inf"))
 
-class Ranks:
-    """Move -> (wins, mean gain), the higher the better."""
-
-    def __init__(
-        self, state: State, wins: Counter[tuple[str, str]], gains: dict[tuple[str, str], float]
-    ) -> None:
-        self._state, self._wins, self._gains = state, wins, gains
-
-    def __call__(self, move: Move) -> tuple[int, float]:
-        key = move.knob, way(self._state.target.knobs[move.knob], move.old, move.new)
-        return self._wins[key], self._gains.get(key, float("-inf"))
+        return rank
