@@ -41,13 +41,14 @@ class CollectArgs:
     describe: bool = flag(False, "tables of a corpus, and a page of some trials")
     check: bool = flag(False, "does anything of a corpus stand in two splits?")
     render: str = flag("", "a corpus -> what trl reads", choices=("sft", "kto", "dpo"))
-    strategy: str = flag("bare", "--render: whose prompt", choices=("bare", "menu"))
+    strategy: str = flag("bare", "--render: whose prompt", choices=("bare", "menu", "pointwise"))
     window: int = flag(8192, "--render: the brain's window, in tokens")
     max_tokens: int = flag(512, "--render: of the window, kept for the reply")
     tokenizer: str = flag("", "--render: tokenizer.json or GGUF that counts; else an estimate")
     max_length: int = flag(0, "--render: longest row in tokens, longer ones are left out; 0: any")
     least: float = flag(0.2, "--render sft: least probability of being real")
     orders: int = flag(1, "--render sft for menu: so many rows of each win, shuffled differently")
+    negatives: float = flag(2.0, "--render for pointwise: rows that say No, to each that says Yes")
     shuffle_labels: bool = flag(False, "--render: a control, labels dealt anew within each state")
 
     def __post_init__(self) -> None:
@@ -57,6 +58,10 @@ class CollectArgs:
             raise UsageError("--validation and --test are shares, together below 1")
         if self.orders < 1 or (self.orders > 1 and (self.render, self.strategy) != ("sft", "menu")):
             raise UsageError("--orders is 1 or more, and for --render sft --strategy menu alone")
+        if self.strategy == "pointwise" and self.render not in ("", "sft"):
+            raise UsageError(f"pointwise has no rows for {self.render}: --render sft")
+        if self.negatives <= 0:
+            raise UsageError("--negatives is above 0")
         if self.cap < 0 or self.window <= self.max_tokens:
             raise UsageError("--cap is 0 or more, --window more than --max-tokens")
 

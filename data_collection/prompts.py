@@ -11,7 +11,7 @@ from loop import knobs, target
 from loop.context import State
 from loop.errors import ContextOverflow, TargetError
 from loop.moves import Move, menu
-from loop.strategies import bare
+from loop.strategies import bare, pointwise
 from loop.strategies import menu as menu_arm
 from loop.strategies.question import ask_for_edit
 from loop.target import Target
@@ -112,6 +112,8 @@ def prompt(
     try:
         if strategy == "bare":
             return Prompt(bare.messages(ask_for_edit(state, window, count)))
+        if strategy == "pointwise":
+            return _judged(state, tried, window, count)
         return _menu(state, tried, window, count)
     except ContextOverflow:
         return "its prompt does not fit the window"
@@ -139,6 +141,20 @@ def _menu(state: State, tried: tuple[Trial, ...], window: int, count: Count) -> 
     if sum(count(message.content) for message in messages) > window:
         return "its prompt does not fit the window"
     return Prompt(messages, tuple(moves), widened)
+
+
+def _judged(state: State, tried: tuple[Trial, ...], window: int, count: Count) -> Prompt | str:
+    """The question about the one move of the one trial in `tried`."""
+    edit = tried[0].proposal.edit
+    if edit is None or len(edit.knobs) != 1:
+        return "no single move"
+    change = edit.knobs[0]
+    name, new = change.knob, knobs.literal(change.new)
+    move = Move(name, knobs.read(state.source)[name], new)
+    messages = pointwise.messages(state, move)
+    if sum(count(message.content) for message in messages) > window:
+        return "its prompt does not fit the window"
+    return Prompt(messages, (move,), move not in menu(state))
 
 
 def _wider(state: State, name: str, new: knobs.Value) -> knobs.Knob:

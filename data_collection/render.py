@@ -24,6 +24,7 @@ from data_collection.splits import SPLITS
 from loop.context import proposal_seed
 from loop.errors import AutoresearchError
 from loop.files import write_atomic
+from loop.strategies.pointwise import NO, YES
 from loop.trial import Json
 
 PAIRS_PER_STATE = 4
@@ -57,6 +58,8 @@ class Options(Protocol):
     def shuffle_labels(self) -> bool: ...
     @property
     def orders(self) -> int: ...
+    @property
+    def negatives(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,11 @@ def _examples(
     make = {"sft": _sft, "kto": _kto, "dpo": _dpo}[options.render]
     standings = prompts.standings(_rows(folders))
     labels = _shuffled(_rows(folders), options.seed) if options.shuffle_labels else {}
-    yield from make(_usable(standings, fates, labels), options, count, fates)
+    usable = _usable(standings, fates, labels)
+    if options.strategy == "pointwise":
+        yield from _verdicts(usable, _share(_rows(folders), options), options, count, fates)
+    else:
+        yield from make(usable, options, count, fates)
 
 
 def _rows(folders: Sequence[Path]) -> Iterator[Json]:
@@ -176,11 +183,52 @@ def _sft(
             yield _example(order, prompt, {"completion": text}, -p, count, {"weight": p})
 
 
+def _share(rows: Iterator[Json], options: Options) -> float:
+    """Of the rows that say No, how many to take, so that there are `negatives` to each Yes."""
+    said = Counter(_helps(row) for row in rows if row["p_real"] is not None)
+    return min(1.0, options.negatives * said[True] / max(1, said[False]))
+
+
+def _helps(row: Json) -> bool | None:
+    """Is the move a certain win? None: too close to say."""
+    p = _probability(row)
+    return True if p >= SURE else False if p <= UNKNOWN else None
+
+
+def _verdicts(
+    standings: Iterator[Standing], share: float, options: Options, count: Count,
+    fates: Counter[str],
+) -> Iterator[Example]:  # fmt: skip
+    """Each move with Yes or No: what did not help teaches as much as what did."""
+    for standing in standings:
+        row, helps = standing.row, _helps(standing.row)
+        if helps is None:
+            fates["too close to say Yes or No"] += 1
+        elif not helps and _draw(options.seed, row["key"]) >= share:
+            fates["says No, and not drawn"] += 1
+        else:
+            window = options.window - options.max_tokens
+            prompt = prompts.prompt("pointwise", standing.state, (standing.trial,), window, count)
+            if isinstance(prompt, str):
+                fates[prompt] += 1
+                continue
+            fates["rendered"] += 1
+            text = {"completion": YES if helps else NO}
+            yield _example(standing, prompt, text, 0.0, count, {"weight": 1.0})
+
+
 def _orders(standing: Standing, most: int) -> Iterator[Standing]:
     """The row as it is, then with its menu in other orders: small models prefer a place."""
     yield standing
+    # A list keeps the order that an earlier proposal noted: without the notes it is dealt anew.
+    unordered = tuple(
+        replace(trial, proposal=replace(trial.proposal, notes={}))
+        for trial in standing.state.trials
+    )
     for number in range(1, most):
-        state = replace(standing.state, seed=proposal_seed(standing.state.seed, number))
+        state = replace(
+            standing.state, seed=proposal_seed(standing.state.seed, number), trials=unordered
+        )
         row = standing.row | {"key": f"{standing.row['key']}#{number}"}
         yield replace(standing, state=state, row=row)
 

@@ -1,9 +1,10 @@
 """How likely does a model choose a move that helps? Exactly, over the menu of surveyed states.
 
-Each move of the menu is said in the words that an answer of the corpus has ("Try KNOB: a -> b."),
-and its probability is that of the whole answer, normalised over the menu: no sampling, no server,
-and the same question to every model. What a model says in words of its own it is not asked here;
-the loop itself shows that.
+`menu`: each move is said in the words that an answer of the corpus has ("Try KNOB: a -> b."), and
+its probability is that of the whole answer, normalised over the menu: no sampling, no server, and
+the same question to every model. What a model says in words of its own it is not asked here; the
+loop itself shows that. `pointwise`: each move by its nats of Yes over No; the highest is chosen, as
+in the loop.
 
     python -m eval.choice SURVEY... [--adapter DIR] [--experience FILE] --out choice.jsonl
 """
@@ -26,7 +27,7 @@ from loop.context import State
 from loop.errors import UsageError, ending
 from loop.flags import flag
 from loop.moves import Move, menu
-from loop.strategies import experience, few_shot
+from loop.strategies import experience, few_shot, pointwise
 from loop.strategies import menu as asking
 from loop.strategies.experience import Experience
 from loop.strategies.replay import Replay
@@ -47,6 +48,7 @@ class ChoiceArgs:
     adapter: str = flag("", "folder of an adapter of it")
     experience: str = flag("", "file: shown as examples; with --rule replay, followed")
     rule: str = flag("model", "who chooses", choices=("model", "replay", "chance"))
+    strategy: str = flag("menu", "how a model is asked", choices=("menu", "pointwise"))
     orders: int = flag(8, "of each menu")
     out: Path = flag(Path("choice.jsonl"), "lines are added to it")
 
@@ -55,7 +57,8 @@ class ChoiceArgs:
 class Choice:
     """One menu in one order. `improving`: the probability of a move that is a win; `uniform`: that
     of chance; `gain`: expected gain, in the metric's unit, moves without a score counting 0; `top`:
-    is the likeliest move a win? `best`: the likeliest move."""
+    is the likeliest move a win? `best`: the likeliest move. `auc`: how often a win stands above a
+    move that is none (0.5 is chance; None: all are wins, or none is)."""
 
     name: str
     state: str
@@ -66,6 +69,7 @@ class Choice:
     gain: float
     top: bool
     best: str
+    auc: float | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -80,22 +84,28 @@ def run(argv: Sequence[str]) -> int:
         for order in range(args.orders):
             state = found.state(order)
             moves = menu(state)
-            chances = _chances(args.rule, state, moves, seen, score)
-            choices.append(judged(name, found, order, moves, chances))
+            ranks, chances = _chances(args, state, moves, seen, score)
+            choices.append(judged(name, found, order, moves, chances, ranks))
             with args.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(choices[-1])) + "\n")
         print(
             f"{name} {found.folder.name}: improving {fmean(c.improving for c in choices):.3f} "
             f"(chance {choices[0].uniform:.3f}), gain {fmean(c.gain for c in choices):+.4f}, "
-            f"likeliest {choices[0].best}", flush=True,
+            f"auc {choices[0].auc or math.nan:.3f}, likeliest {choices[0].best}", flush=True,
         )  # fmt: skip
     return 0
 
 
 def judged(
-    name: str, found: Landscape, order: int, moves: Sequence[Move], chances: Sequence[float]
+    name: str,
+    found: Landscape,
+    order: int,
+    moves: Sequence[Move],
+    chances: Sequence[float],
+    ranks: Sequence[float],
 ) -> Choice:
-    """What choosing among `moves` with the probabilities `chances` (they sum to 1) is worth."""
+    """What choosing among `moves` with the probabilities `chances` (they sum to 1) is worth.
+    `ranks`: of the moves, the higher the better."""
     gains = {(g.knob, g.new): g for g in found.gains}
     known = [gains.get((move.knob, move.new)) for move in moves]
     wins = [gain is not None and found.win(gain) for gain in known]
@@ -105,24 +115,50 @@ def judged(
         improving=sum(p for p, win in zip(chances, wins, strict=True) if win),
         uniform=sum(wins) / len(moves),
         gain=sum(p * g.mean for p, g in zip(chances, known, strict=True) if g),
-        top=wins[top], best=moves[top].description,
+        top=wins[top], best=moves[top].description, auc=auc(wins, ranks),
     )  # fmt: skip
 
 
+def auc(wins: Sequence[bool], ranks: Sequence[float]) -> float | None:
+    """The area under the ROC curve, ties counting half; None without both kinds."""
+    good = [rank for rank, win in zip(ranks, wins, strict=True) if win]
+    bad = [rank for rank, win in zip(ranks, wins, strict=True) if not win]
+    if not good or not bad:
+        return None
+    return fmean((g > b) + 0.5 * (g == b) for g in good for b in bad)
+
+
 def _chances(
-    rule: str, state: State, moves: list[Move], seen: Sequence[Experience], score: Scorer | None
-) -> list[float]:
-    if rule == "chance":
-        return [1 / len(moves)] * len(moves)
-    if rule == "replay":
+    args: ChoiceArgs, state: State, moves: list[Move], seen: Sequence[Experience],
+    score: Scorer | None,
+) -> tuple[list[float], list[float]]:  # fmt: skip
+    """(ranks, probabilities) of the moves."""
+    if args.rule == "chance":
+        return [0.0] * len(moves), [1 / len(moves)] * len(moves)
+    if args.rule == "replay":
         rank = Replay(seen).ranks(state)
-        best = max(map(rank, moves))
-        ties = [rank(move) == best for move in moves]
-        return [tie / sum(ties) for tie in ties]
+        order = sorted(set(map(rank, moves)))
+        ranks = [float(order.index(rank(move))) for move in moves]
+        return ranks, _highest(ranks)
     assert score is not None, "a model chooses"
+    if args.strategy == "pointwise":
+        ranks = [_yes(score, pointwise.messages(state, move, seen)) for move in moves]
+        return ranks, _highest(ranks)
     ask = partial(few_shot.messages, seen) if seen else asking.messages
     prompt, _ = ask(state, moves, WINDOW, lambda text: len(text) // 2)
-    return normalised(score(prompt, [said(move) for move in moves]))
+    nats = score(prompt, [said(move) for move in moves])
+    return nats, normalised(nats)
+
+
+def _yes(score: Scorer, prompt: tuple[Message, ...]) -> float:
+    yes, no = score(prompt, [pointwise.YES, pointwise.NO])
+    return yes - no
+
+
+def _highest(ranks: Sequence[float]) -> list[float]:
+    """All of the probability on the highest rank; equals share it."""
+    ties = [rank == max(ranks) for rank in ranks]
+    return [tie / sum(ties) for tie in ties]
 
 
 def normalised(nats: Sequence[float]) -> list[float]:

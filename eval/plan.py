@@ -68,7 +68,10 @@ from loop.trial import Json, RecordError, from_json, to_json
 Role = Literal["control", "prompting", "adapter", "frontier"]
 Endpoint = Literal["final", "best", "auc"]
 BEST_PROMPTING = "best prompting arm"
-FORKABLE = ("menu", "few_shot", "replay", "hybrid", "random_search", "random_edit", "tpe")
+FORKABLE = (
+    *("menu", "few_shot", "pointwise", "pointwise_few_shot", "hybrid"),
+    *("replay", "random_search", "random_edit", "tpe"),
+)
 """Strategies whose edits move knobs and nothing else."""
 FRONTIER = ("anthropic", "openai")
 """Providers that are taken for the frontier where an arm does not say its role."""

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
+from loop.ahead import UNUSED
 from loop.final import Final, result
 from loop.ledger import read
 from loop.start import read_run_toml
@@ -32,8 +34,9 @@ class Summary:
     `best_so_far[i]` is the best kept metric after `trials[i]`, None before there is one;
     `spent[i]` the trainer seconds up to and including it. `failed` counts every trial without a
     usable score, `outcomes` by outcome type and `reasons` by the failure taxonomy. Trainer seconds
-    are a trial's own less its brain's (its replicates are within them), and those of measurements
-    between trials. `dollars` is None where no reply has a known price.
+    are a trial's own less those it waited for its brain (its replicates are within them), and those
+    of measurements between trials. Tokens, brain seconds and dollars include proposals that were
+    made ahead for nothing. `dollars` is None where no reply has a known price.
     """
 
     name: str
@@ -133,7 +136,13 @@ def of_records(records: Iterable[Record], info: Json, name: str) -> Summary:
                     line.reverted(record.data.get("to"))
     kinds = Counter(map(kind, trials))
     replies = [reply for t in trials for call in t.proposal.calls for reply in call.replies]
-    prices = [reply.dollars for reply in replies if reply.dollars is not None]
+    unused = [event.data for event in events if event.name == UNUSED]
+    paid = [*(reply.dollars for reply in replies), *(facts.get("dollars") for facts in unused)]
+    prices = [dollars for dollars in paid if dollars is not None]
+
+    def wasted(name: str) -> Any:
+        return sum(facts.get(name, 0) for facts in unused)
+
     proposed = [t for t in trials if t.decision.verdict != "baseline"]
     return Summary(
         name=str(info.get("name") or name),
@@ -151,10 +160,10 @@ def of_records(records: Iterable[Record], info: Json, name: str) -> Summary:
         failed=sum(kind(t) == "failed" for t in proposed),
         outcomes=dict(Counter(TAGS[type(t.outcome)] for t in proposed).most_common()),
         reasons=dict(Counter(why for t in proposed if (why := reason(t))).most_common()),
-        tokens_read=sum(reply.prompt_tokens for reply in replies),
-        tokens_cached=sum(reply.cached_tokens for reply in replies),
-        tokens_written=sum(reply.completion_tokens for reply in replies),
-        brain_seconds=sum(reply.seconds for reply in replies),
+        tokens_read=sum(reply.prompt_tokens for reply in replies) + wasted("tokens_read"),
+        tokens_cached=sum(reply.cached_tokens for reply in replies) + wasted("tokens_cached"),
+        tokens_written=sum(reply.completion_tokens for reply in replies) + wasted("tokens_written"),
+        brain_seconds=sum(reply.seconds for reply in replies) + wasted("seconds"),
         trainer_seconds=seconds + sum(m.seconds for m in waiting),
         dollars=sum(prices) if prices else None,
     )
@@ -192,8 +201,9 @@ def brain_seconds(trial: Trial) -> float:
 
 
 def trainer_seconds(trial: Trial) -> float:
-    """Seconds of the trial that were not the brain's."""
-    return max(0.0, trial.seconds - brain_seconds(trial))
+    """Seconds of the trial in which it did not wait for its brain."""
+    waited: float = trial.proposal.notes.get("waited", brain_seconds(trial))
+    return max(0.0, trial.seconds - waited)
 
 
 class _Line:

@@ -28,9 +28,6 @@ from loop.strategies.random_edit import RandomEdit
 from loop.target import BUILT_IN
 from loop.trial import Decision, Json, Scored
 
-AWAY = 3
-"""Moves at random between a variant's start and a further state of it."""
-
 
 @dataclass(frozen=True)
 class SurveyArgs:
@@ -39,6 +36,7 @@ class SurveyArgs:
     out: Path = flag(help="folder of the runs")
     variants: str = flag("kjv", "of the cpu profile, by commas")
     states: int = flag(1, "of each variant: its start, and others a few moves away")
+    away: int = flag(3, "moves at random between a start and a further state of it")
     seeds: int = flag(2, "training seeds of each move")
     noise_runs: int = flag(0, "further seeds of the state's own file alone")
     budget: str = flag("", "of one experiment, in FLOPs; the profile's if left out")
@@ -94,7 +92,7 @@ def survey(args: SurveyArgs, variant: str, number: int) -> str:
     found = target.load(BUILT_IN, "cpu", variant)
     source = (BUILT_IN / found.editable).read_text(encoding="utf-8")
     values = walk(found, knobs.write(source, found.start), random.Random(f"{variant}/{number}"),
-                  AWAY if number else 0)  # fmt: skip
+                  args.away if number else 0)  # fmt: skip
     out = args.out / f"{variant}-{number}"
     run_args = RunArgs(
         out=out, strategy="random_edit", profile="cpu", variant=variant, budget=args.budget,

@@ -1,7 +1,7 @@
 """What can be told of an answer from its prompt alone: could the loop use it, and, for a menu, what
 would the same answer be for each of the other moves?
 
-Formats: the prompts and answers of the strategies `menu` and `bare` as rendered rows hold them. The
+Formats: the prompts and answers of `menu`, `pointwise` and `bare` as rendered rows hold them. The
 rates of valid edits that count are `eval`'s, by the loop's own parser; these here cost nothing and
 say whether an adapter is worth measuring.
 """
@@ -15,13 +15,19 @@ _MOVE = re.compile(r"^- ((\w+) = (.+))$", re.MULTILINE)
 _SETTING = re.compile(r"^(\w+) = (.+)$", re.MULTILINE)
 _KNOB_LINE = re.compile(r"^\s*([A-Z][A-Z0-9_]*) = (\S.*)$", re.MULTILINE)
 _SEARCH = re.compile(r"^<{7} SEARCH\n(.*?\n)={7}\n.*?^>{7} REPLACE", re.MULTILINE | re.DOTALL)
-_OFFER = "\nPossible changes:\n"
+VERDICTS = ("Yes", "No")
+_OFFER, _HISTORY = "\nPossible changes:\n", "\nTried so far "
+_TRIED = re.compile(r"^\d+\. (\w+): .+? -> (.+?): .*$", re.MULTILINE)
+_STANDS = re.compile(r", (?:keep|baseline)\n")
 
 
 def moves(prompt: Messages) -> list[str]:
-    """The moves that a menu's prompt offers, in order."""
+    """The moves that a menu's prompt offers, in order, without those that it says were tried since
+    the incumbent was kept."""
     _, _, offered = prompt[-1]["content"].rpartition(_OFFER)
-    return [found[1] for found in _MOVE.finditer(offered)]
+    offered, _, history = offered.partition(_HISTORY)
+    tried = {f"{name} = {new}" for name, new in _TRIED.findall(_STANDS.split(history)[-1])}
+    return [found[1] for found in _MOVE.finditer(offered) if found[1] not in tried]
 
 
 def valid(strategy: str, prompt: Messages, answer: str) -> bool:
@@ -29,6 +35,8 @@ def valid(strategy: str, prompt: Messages, answer: str) -> bool:
     if strategy == "menu":
         parsed = _parsed(answer)
         return parsed is not None and parsed[1] in moves(prompt)
+    if strategy == "pointwise":
+        return answer.strip().rstrip(".").lower() in map(str.lower, VERDICTS)
     shown = "\n".join(message["content"] for message in prompt)
     if blocks := _SEARCH.findall(answer):
         return all(shown.count(block) >= 1 for block in blocks)

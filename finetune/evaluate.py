@@ -3,7 +3,8 @@
 - `loss`: nats a token of the answers (of wins only where rows say which those are).
 - sft and kto: `win_logprob` and `other_logprob`, nats a token of confirmed wins and of the rest,
   and `agreement`: how often a win gets a higher log-probability a token than one of the rest (the
-  area under the ROC curve; 0.5 is chance). dpo: how often the chosen answer beats the rejected one.
+  area under the ROC curve; 0.5 is chance; for pointwise by the nats of Yes over No). dpo: how
+  often the chosen answer beats the rejected one.
 - `choice`: of a menu, the probability of the move in the row among all moves on offer, each said in
   the same words, with a 95 % interval of its mean; `choice_uniform` is what chance would give it.
 - `valid`: share of greedy replies that the loop could use, with Wilson's 95 % interval.
@@ -45,7 +46,10 @@ def evaluate(
             )
         scores = [_scores(model, tokenizer, row, method) for row in usable]
         metrics: Metrics = {"rows": len(usable)}
-        metrics |= _pairs(scores) if method == "dpo" else _classes(usable, scores, method)
+        if strategy == "pointwise":
+            metrics |= _verdicts(model, tokenizer, usable, scores)
+        else:
+            metrics |= _pairs(scores) if method == "dpo" else _classes(usable, scores, method)
         if strategy == "menu" and method != "dpo":
             metrics |= _choices(model, tokenizer, _wins(usable, method))
         if replies:
@@ -142,6 +146,27 @@ def _classes(usable: list[Json], scores: list[list[tuple[float, int]]], method: 
         metrics["other_logprob"] = fmean(others)
     if wins and others:
         above = [(w > o) + 0.5 * (w == o) for w in wins for o in others]
+        metrics["agreement"] = fmean(above)
+    return metrics
+
+
+def _verdicts(
+    model: Any, tokenizer: Any, usable: list[Json], scores: list[list[tuple[float, int]]]
+) -> Metrics:
+    """Moves that help against those that do not, by the nats of Yes over No."""
+    yes, no = answers.VERDICTS
+    helps: dict[bool, list[float]] = {True: [], False: []}
+    for row in usable:
+        pairs = [split(tokenizer, row["prompt"], [{"role": "assistant", "content": text}],
+                       row["key"]) for text in (yes, no)]  # fmt: skip
+        nats = logprobs(model, pairs[0][0], [answer for _, answer in pairs])
+        helps[row["completion"][0]["content"] == yes].append(nats[0] - nats[1])
+    metrics: Metrics = {
+        "wins": len(helps[True]), "others": len(helps[False]),
+        "loss": -sum(s[0][0] for s in scores) / sum(s[0][1] for s in scores),
+    }  # fmt: skip
+    if helps[True] and helps[False]:
+        above = [(w > o) + 0.5 * (w == o) for w in helps[True] for o in helps[False]]
         metrics["agreement"] = fmean(above)
     return metrics
 

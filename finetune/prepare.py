@@ -24,7 +24,7 @@ class FinetuneArgs:
     base: str = flag("", "hub id, folder, .gguf or smollm2-135m; default: the preset's")
     precision: str = flag("", "of the frozen base; default: the preset's", choices=PRECISIONS)
     start: Path | None = flag(None, "an adapter to go on from; kto needs one, made by sft")
-    strategy: str = flag("", "refuse rows of any other", choices=("menu", "bare"))
+    strategy: str = flag("", "refuse rows of any other", choices=("menu", "bare", "pointwise"))
     epochs: float | None = flag(None, "instead of the recipe's")
     max_steps: int = flag(0, "stop after so many steps; 0: by epochs")
     learning_rate: float | None = flag(None, "instead of the recipe's")

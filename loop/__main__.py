@@ -7,7 +7,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from loop import flags, gpu, secrets, start, warm
+from loop import ahead, flags, gpu, secrets, start, warm
 from loop.errors import INTERRUPTED, ending
 from loop.experiment import Limits, Runner
 from loop.ledger import Ledger
@@ -16,7 +16,7 @@ from loop.progress import Progress
 from loop.run import Loop, Observer
 from loop.sandbox import LACKS, open_box
 from loop.tracking import Mode, WandbTracker
-from loop.trial import Trial
+from loop.trial import Event, Trial
 
 OPTIMISED = ("tpe", "hybrid")
 
@@ -56,7 +56,8 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
     # Before there is a folder: a brain that cannot be had leaves nothing behind.
     composed = None if args.resume else start.strategy(args, 0)
     prepared = start.prepare(args)
-    for line in (*prepared.said, *(() if box.bwrap else (LACKS,))):
+    told = ahead.said(args.brain, prepared.budget) if args.ahead else ()
+    for line in (*prepared.said, *(() if box.bwrap else (LACKS,)), *told):
         console.print(f"· {line}", style="dim", highlight=False, markup=False)
     stop = Interrupt(console)
     with Ledger(args.out, repair=args.repair) as ledger:
@@ -66,6 +67,7 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
         tracker = _tracker(prepared)
         worker = warm.worker(prepared.target, box, lambda line: console.print(f"· {line}"))
         runner = Runner(prepared.target, box, limits, worker)
+        thread = ahead.Ahead(getattr(brain, "abandon", None)) if args.ahead else None
         loop = Loop(
             start.settings(prepared),
             strategy=strategy,
@@ -75,6 +77,7 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
             ledger=ledger,
             observers=[progress, *mirrors(prepared), *([tracker] if tracker else [])],
             stop=stop,
+            ahead=thread,
         )
         try:
             with progress:
@@ -82,6 +85,8 @@ def run(argv: Sequence[str], console: Console | None = None) -> int:
         except KeyboardInterrupt:
             console.print("the trial in flight was abandoned; all finished ones are on the disk")
         finally:
+            if thread:
+                thread.close()
             if tracker:
                 tracker.finish()
             if worker:
@@ -109,8 +114,13 @@ def _tracker(prepared: start.Prepared) -> WandbTracker | None:
 
 def replies(ledger: Ledger) -> int:
     """How many replies of its brain the run has consumed."""
-    trials = (record for record in ledger.records if isinstance(record, Trial))
-    return sum(len(call.replies) for trial in trials for call in trial.proposal.calls)
+    count = 0
+    for record in ledger.records:
+        if isinstance(record, Trial):
+            count += sum(len(call.replies) for call in record.proposal.calls)
+        elif isinstance(record, Event) and record.name == ahead.UNUSED:
+            count += record.data.get("replies", 0)
+    return count
 
 
 if __name__ == "__main__":

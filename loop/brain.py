@@ -32,11 +32,12 @@ class Brain(Protocol):
         seed: int = 0,
         schema: Json | None = None,
         stop: Sequence[str] = (),
+        logprobs: int = 0,
     ) -> tuple[Reply, ...]:
-        """Ask once, get `n` replies.
+        """Ask once, get `n` replies, each with the nats of its `logprobs` likeliest first tokens.
 
         Raises ContextOverflow when the prompt and `max_tokens` do not fit `window`, and BrainError
         when the model cannot be reached or loaded. A reply that ignores `schema` is returned as it
-        is: the caller validates.
+        is: the caller validates; one without `logprobs` comes from a model that tells none.
         """
         ...

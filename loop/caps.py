@@ -3,10 +3,12 @@
 A trial in flight is finished, so a cap is overshot by less than one trial.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loop.trial import Reply, Trial
+from loop.trial import Json, Reply, Trial
+
+UNUSED_TOKENS = ("tokens_read", "tokens_written")
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,16 @@ class Caps:
     tokens: int = 0
     hours: float = 0.0
 
-    def reached(self, trials: Iterable[Trial], seconds: float) -> str:
-        """Which cap the run has reached, in a sentence; "" while it may go on."""
+    def reached(self, trials: Iterable[Trial], seconds: float, unused: Sequence[Json] = ()) -> str:
+        """Which cap the run has reached, in a sentence; "" while it may go on.
+
+        `unused`: what proposals cost that were made ahead for nothing (loop/ahead.py).
+        """
         replies = [r for t in trials for call in t.proposal.calls for r in call.replies]
         dollars = sum(reply.dollars or 0.0 for reply in replies)
+        dollars += sum(facts.get("dollars") or 0.0 for facts in unused)
         tokens = sum(map(tokens_of, replies))
+        tokens += sum(facts.get(name, 0) for facts in unused for name in UNUSED_TOKENS)
         if 0 < self.dollars <= dollars:
             return f"${dollars:.2f} spent of --max-dollars {self.dollars:g}"
         if 0 < self.tokens <= tokens:

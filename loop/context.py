@@ -23,7 +23,8 @@ from loop.trial import (
 )
 
 TAIL_LINES = 3
-STRIDE = 8
+STRIDE, LINE = 8, 40
+"""Trials that are left out at once, at least; tokens that one takes, about."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class State:
 
 
 @dataclass(frozen=True)
+class Running(Trial):
+    """A trial whose result is not known yet: in a State only, never in a ledger.
+
+    Its verdict is the one that is taken for granted, its outcome a placeholder.
+    """
+
+
+@dataclass(frozen=True)
 class Shown:
     """What of the state went into a prompt."""
 
@@ -67,11 +76,17 @@ def proposal_seed(run_seed: int, trial: int) -> int:
 
 
 def history(trials: Sequence[Trial], room: int, count: Callable[[str], int]) -> tuple[str, Shown]:
-    """The latest trials as text, oldest first, in at most `room` tokens, and what was left out."""
+    """The latest trials as text, oldest first, in at most `room` tokens, and what was left out.
+
+    Of those that fit a quarter is dropped at once: engines cache the prefix of a prompt, which then
+    stays the same for as many trials.
+    """
+    stride = max(STRIDE, room // (4 * LINE))
+    known = next((trial for trial in reversed(trials) if not isinstance(trial, Running)), None)
     lines: list[str] = []
     ids: list[int] = []
     for trial in reversed(trials):
-        line = describe(trial, newest=trial is trials[-1])
+        line = describe(trial, newest=trial is known)
         cost = count(line)
         if cost > room:
             break
@@ -79,8 +94,7 @@ def history(trials: Sequence[Trial], room: int, count: Callable[[str], int]) -> 
         lines.insert(0, line)
         ids.insert(0, trial.id)
     left = len(trials) - len(ids)
-    if left and (more := -left % STRIDE) < len(ids):
-        # Dropping in strides keeps the prefix, which engines cache, the same for STRIDE trials.
+    if left and (more := -left % stride) < len(ids):
         ids, lines, left = ids[more:], lines[more:], left + more
     omitted = (f"{left} of {len(trials)} trials, the oldest",) if left else ()
     return "".join(lines), Shown(tuple(ids), omitted)
@@ -92,6 +106,9 @@ def describe(trial: Trial, newest: bool = False) -> str:
     Of a program's own output only the last lines of the newest crash are shown, fenced.
     """
     what = trial.proposal.description or "no usable edit"
+    if isinstance(trial, Running):
+        taken = ", taken as better" if trial.decision.verdict == "keep" else ""
+        return f"{trial.id}. {_one_line(what)}: still running{taken}\n"
     match trial.outcome:
         case Scored(metric):
             difference = _against(metric, trial.context.incumbent_metric)

@@ -1,15 +1,19 @@
 """The menu of a state: every single-knob move that has not been tried yet, shuffled.
 
 Shared by the arm that chooses with a brain and the control that chooses by chance, so that the two
-differ in nothing else.
+differ in nothing else. A prompt lists what was open as the incumbent was kept, in an order that
+stays as long as it stands: an engine then reads the list once for each incumbent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from loop import knobs
 from loop.context import State
 from loop.edit import code_hash
+
+ORDER = "order"
+"""Among the notes of a proposal: the seed that its list was shuffled by."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,18 @@ def menu(state: State) -> list[Move]:
     ]
     state.rng.shuffle(moves)
     return moves
+
+
+def listed(state: State) -> list[Move]:
+    """The moves that were open when the incumbent was kept, so the tried ones of `menu` too."""
+    before = tuple(trial for trial in state.trials if trial.id <= state.incumbent.id)
+    return menu(replace(state, trials=before, seed=order(state)))
+
+
+def order(state: State) -> int:
+    """The seed of the first list that was shown of this incumbent; it then is in the notes of that
+    proposal, so that all later ones, of a resumed run as well, find it in the ledger."""
+    for trial in state.trials:
+        if trial.context.incumbent == state.incumbent.id and ORDER in trial.proposal.notes:
+            return int(trial.proposal.notes[ORDER])
+    return state.seed

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from loop.ahead import UNUSED
 from loop.budget import Budget
 from loop.caps import Caps
 from loop.context import proposal_seed
 from loop.judge import Contender
-from loop.trial import Crashed, Measurement, Record, Rejected, Scored, TimedOut, Trial
+from loop.trial import Crashed, Json, Measurement, Record, Rejected, Scored, TimedOut, Trial
 from loop.workspace import Workspace
 
 
@@ -42,6 +43,7 @@ class Position:
 
     `kept`: ids of the baseline and the kept trials that stand, the incumbent last. `crashes`:
     experiments in a row that left no score; a rejected proposal never ran and does not count.
+    `unused`: what proposals cost that were made ahead for nothing.
     """
 
     trials: list[Trial] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Position:
     kept: list[int] = field(default_factory=list)
     crashes: int = 0
     noise_known: bool = False
+    unused: list[Json] = field(default_factory=list)
 
     @property
     def incumbent(self) -> Trial:
@@ -75,6 +78,8 @@ class Position:
             self.measurements.append(record)
         elif record.name == "noise":
             self.noise_known = True
+        elif record.name == UNUSED:
+            self.unused.append(record.data)
         elif record.name in ("revert", "incumbent_runs"):
             self.crashes = 0
             while self.kept and self.kept[-1] != record.data.get("to", self.kept[-1]):

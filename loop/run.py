@@ -6,11 +6,13 @@ remembers between two trials is what the ledger says, so that a resumed run is t
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from loop import edit, final, forbidden, hopeless, knobs
+from loop.ahead import PENDING, UNUSED, Ahead, Made, masked, noted
 from loop.audit import Split
 from loop.context import State, proposal_seed
 from loop.errors import BrainError, ServerDown, TargetError
@@ -18,7 +20,7 @@ from loop.files import remove
 from loop.judge import Contender, Judge, failed
 from loop.ledger import Ledger
 from loop.position import Ledgered, Position, Settings
-from loop.strategy import Draft, Strategy
+from loop.strategy import Draft, Strategy, described
 from loop.target import Target
 from loop.trial import (
     Context,
@@ -65,7 +67,10 @@ class Runner(Protocol):
 
 
 class Loop:
-    """One run, from its ledger on. `stop` is asked between trials."""
+    """One run, from its ledger on. `stop` is asked between trials.
+
+    `ahead`: what makes the next proposal while an experiment runs; None: nothing does.
+    """
 
     def __init__(
         self,
@@ -78,10 +83,11 @@ class Loop:
         ledger: Ledger,
         observers: Sequence[Observer] = (),
         stop: Callable[[], bool] = lambda: False,
+        ahead: Ahead | None = None,
     ) -> None:
         self.settings, self.strategy, self.judge = settings, strategy, judge
         self.runner, self.workspace, self.ledger = runner, workspace, ledger
-        self.observers, self.stop = observers, stop
+        self.observers, self.stop, self.ahead = observers, stop, ahead
         self.target = runner.target
         self.position = Position()
         self.past = Ledgered(self.position, workspace, settings)
@@ -115,11 +121,15 @@ class Loop:
             if self.position.crashes >= CRASHES_IN_A_ROW:
                 self._failsafe()
             spent = time.monotonic() - began
-            if reached := self.settings.caps.reached(self.position.trials, spent):
+            reached = self.settings.caps.reached(self.position.trials, spent, self.position.unused)
+            if reached:
                 self._append(Event("cap", _now(), {"reason": reached}))
                 break
             self._persist()
             yield
+        if self.ahead:
+            self.ahead.close()
+            self._charge(self.ahead)
         for contender, seed in final.pending(
             self.past, self.settings.final_seeds, self.settings.seed, check_baseline
         ):
@@ -203,22 +213,13 @@ class Loop:
         source = self.workspace.read(self._commit_of(incumbent))
         seed = proposal_seed(self.settings.seed, number)
         state = State(self.target, source, incumbent, tuple(self.position.trials), seed)
-        draft = self.strategy.propose(state)
-        edited = self._edit(draft, state)
-        if isinstance(edited, Rejected) and (again := self.strategy.repair(state, draft, edited)):
-            draft, edited = again, self._edit(again, state)
-        description = _one_line(_description(draft, edited))
+        draft, edited = self._made(state, clock)
+        description = described(draft, edited)
         commit: str | None = None
-        outcome: Outcome
-        if isinstance(edited, Rejected):
-            outcome, decision = edited, failed(edited, self.judge.name)
-        else:
+        if isinstance(edited, edit.Edited):
             message = f"trial {number}: {description or 'edit'}\n"
             parent = self._commit_of(incumbent)
             commit = self.workspace.commit(number, edited.source, parent, message)
-            seed = self.settings.training_seed(number)
-            outcome, _ = self._experiment(number, commit, seed, f"{number}.log")
-            decision = self._decide(number, commit, edited.source, outcome)
         proposal = Proposal(
             description=description,
             calls=draft.calls,
@@ -239,12 +240,56 @@ class Loop:
             omitted=draft.shown.omitted,
             knobs=_jsonable(state.values()),
         )
-        self._append(
-            Trial(number, self.settings.run, incumbent.id, commit, began, time.monotonic() - clock,
-                  context, proposal, outcome, decision)
-        )  # fmt: skip
+        trial = Trial(
+            number, self.settings.run, incumbent.id, commit, began, 0.0, context, proposal, *PENDING
+        )
+        outcome, decision = self._judged(trial, edited, state)
+        seconds = time.monotonic() - clock
+        self._append(replace(trial, seconds=seconds, outcome=outcome, decision=decision))
         if decision.verdict == "keep" and commit is not None:
             self.workspace.advance(commit)
+
+    def _made(self, state: State, clock: float) -> Made:
+        """A proposal, now or while the last experiment ran, with a note if it could be then."""
+        if self.ahead is None:
+            return self._propose(state)
+        state = masked(state)
+        try:
+            draft, edited = self.ahead.take(state) or self._propose(state)
+        finally:
+            self._charge(self.ahead)
+        notes = draft.notes | noted(state, time.monotonic() - clock)
+        return replace(draft, notes=notes), edited
+
+    def _charge(self, ahead: Ahead) -> None:
+        for facts in ahead.unused():
+            self._append(Event(UNUSED, _now(), facts))
+
+    def _propose(self, state: State) -> Made:
+        """The strategy's draft, repaired once if need be, and the new file it leads to."""
+        draft = self.strategy.propose(state)
+        edited = self._edit(draft, state)
+        if isinstance(edited, Rejected) and (again := self.strategy.repair(state, draft, edited)):
+            return again, self._edit(again, state)
+        return draft, edited
+
+    def _judged(
+        self, trial: Trial, edited: edit.Edited | Rejected, state: State
+    ) -> tuple[Outcome, Decision]:
+        """What came of `trial`, and what it is worth."""
+        if isinstance(edited, Rejected):
+            return edited, failed(edited, self.judge.name)
+        if self.ahead and not 0 < self.settings.trials <= trial.id:
+            seed = proposal_seed(self.settings.seed, trial.id + 1)
+            self.ahead.begin(self._propose, state, trial, edited.source, seed)
+        number, commit = trial.id, self._commit_of(trial)
+        seed = self.settings.training_seed(number)
+        outcome, _ = self._experiment(number, commit, seed, f"{number}.log")
+        if not isinstance(outcome, Scored):
+            return outcome, failed(outcome, self.judge.name)
+        candidate = Contender(number, commit, edited.source, outcome.metric, seed)
+        incumbent = self.past.contender(self.position.incumbent.id)
+        return outcome, self.judge.decide(candidate, incumbent, self.past, self._measure)
 
     def _edit(self, draft: Draft, state: State) -> edit.Edited | Rejected:
         """The new file, unless it is not worth a run."""
@@ -264,14 +309,6 @@ class Loop:
             if trial.proposal.edit and trial.proposal.edit.code_hash == edited.edit.code_hash:
                 return Rejected(Reason.DUPLICATE, f"the same code as trial {trial.id}")
         return edited
-
-    def _decide(self, number: int, commit: str, source: str, outcome: Outcome) -> Decision:
-        if not isinstance(outcome, Scored):
-            return failed(outcome, self.judge.name)
-        seed = self.settings.training_seed(number)
-        candidate = Contender(number, commit, source, outcome.metric, seed)
-        incumbent = self.past.contender(self.position.incumbent.id)
-        return self.judge.decide(candidate, incumbent, self.past, self._measure)
 
     def _measure(self, contender: Contender, seed: int, purpose: str) -> Outcome:
         began = _now()
@@ -348,21 +385,6 @@ class Loop:
     def _commit_of(trial: Trial) -> str:
         assert trial.commit is not None, f"trial {trial.id} was kept without a commit"
         return trial.commit
-
-
-def _description(draft: Draft, edited: edit.Edited | Rejected) -> str:
-    """In the words of the strategy; else the knobs that moved; else what the answer says first."""
-    if draft.description or isinstance(draft.answer, Rejected):
-        return draft.description
-    if isinstance(edited, edit.Edited) and edited.edit.knobs:
-        return ", ".join(f"{c.knob}: {c.old} -> {c.new}" for c in edited.edit.knobs)
-    return draft.answer.strip().partition("\n")[0]
-
-
-def _one_line(text: str) -> str:
-    """What a model wrote, fit for a commit message, a table and a terminal."""
-    printable = "".join(c if c.isprintable() else " " for c in text[:1000])
-    return " ".join(printable.split())[:200]
 
 
 def _jsonable(values: dict[str, knobs.Value]) -> Json:

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import tomli_w
 
-from loop import brains, flags, gpu, knobs, prices, strategies, target
+from loop import ahead, brains, flags, gpu, knobs, prices, strategies, target
 from loop.brain import Brain
 from loop.budget import Budget
 from loop.caps import Caps
@@ -83,7 +83,7 @@ class RunArgs:
     think: bool = flag(False, "let a brain think that can")
     window: int = flag(0, "tokens a brain reads and writes at most; 0: its own")
     samples: int = flag(3, "votes of self_consistency")
-    experience: str = flag("", "of few_shot and replay: file of moves and what they gained")
+    experience: str = flag("", "of few-shot arms and replay: file of moves and what they gained")
     share: float = flag(0.3, "of the trials in which hybrid asks its brain")
     threads: int = flag(0, "of an embedded brain; 0: all cores")
     base_url: str = flag("", "of an OpenAI-compatible server")
@@ -94,6 +94,7 @@ class RunArgs:
     max_tokens: int = flag(0, "read and written; stop the run then; 0: never")
     max_hours: float = flag(0.0, "from now; stop the run then; 0: never")
     final_seeds: int = flag(3, "of the check on the untouched text at the end; 0: none")
+    ahead: bool = flag(False, "make the next proposal while the experiment runs")
     stop_hopeless: bool = flag(False, "cut trials whose loss lags far behind the incumbent's")
     resume: bool = flag(False, "go on with the run in --out")
     repair: bool = flag(False, "with --resume: set corrupt ledger lines aside")
@@ -150,7 +151,10 @@ def strategy(args: RunArgs, used: int, brain: Brain | None = None) -> tuple[Stra
     if brain is not None and args.gpu == "swap":
         gpu.check_swap(brain)
     seen = experience.read(Path(args.experience)) if args.experience else ()
-    return strategies.build(args.strategy, brain, _sampling(args), seen), brain
+    built = strategies.build(args.strategy, brain, _sampling(args), seen)
+    if args.ahead:
+        ahead.check(built, args.gpu)
+    return built, brain
 
 
 def connect(args: RunArgs, used: int) -> Brain | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from loop.context import Shown, State
+from loop.edit import Edited
 from loop.trial import Call, Json, Rejected
 
 
@@ -39,3 +40,17 @@ class Strategy(Protocol):
     def repair(self, state: State, draft: Draft, rejected: Rejected) -> Draft | None:
         """One more attempt after `draft` was rejected, its calls added; None: no use."""
         ...
+
+
+def described(draft: Draft, edited: Edited | Rejected) -> str:
+    """In the words of the strategy; else the knobs that moved; else what the answer says first.
+
+    A model may have written it: one line, fit for a commit message, a table and a terminal.
+    """
+    text = draft.description
+    if not text and not isinstance(draft.answer, Rejected):
+        text = draft.answer.strip().partition("\n")[0]
+        if isinstance(edited, Edited) and edited.edit.knobs:
+            text = ", ".join(f"{c.knob}: {c.old} -> {c.new}" for c in edited.edit.knobs)
+    printable = "".join(c if c.isprintable() else " " for c in text[:1000])
+    return " ".join(printable.split())[:200]

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Literal
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON shape. A reader upgrades older ones and refuses newer ones by name."""
 
 Json = dict[str, Any]
@@ -100,7 +100,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Reply:
-    """One completion. `dollars` is None where no price is known (a local model has none)."""
+    """One completion. `dollars` is None where no price is known (a local model has none).
+
+    `logprobs`: nats of the likeliest first tokens by their text, where they were asked for.
+    """
 
     text: str
     finish: Literal["stop", "length", "tool_call", "other"] = "stop"
@@ -110,6 +113,7 @@ class Reply:
     completion_tokens: int = 0
     seconds: float = 0.0
     dollars: float | None = None
+    logprobs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -298,8 +302,9 @@ OUTCOMES: dict[str, type[Any]] = {
     "rejected": Rejected,
 }
 TAGS = {cls: tag for tag, cls in OUTCOMES.items()}
-UPGRADES: dict[int, typing.Callable[[Json], Json]] = {}
-"""From schema version n to n + 1, applied to the raw JSON object. Empty while SCHEMA is 1."""
+UPGRADES: dict[int, typing.Callable[[Json], Json]] = {1: lambda data: data}
+"""From schema version n to n + 1, applied to the raw JSON object. 1 to 2: a reply may carry
+`logprobs`, and none is what it had."""
 
 
 def to_json(value: Any) -> Any:

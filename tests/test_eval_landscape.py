@@ -105,9 +105,11 @@ def test_what_a_choice_is_worth() -> None:
     found = Landscape(Path("s"), "v", gains, ("C: 1 -> 2",), sd=0.1)
     moves = [landscape_move("A", 2), landscape_move("B", 2), landscape_move("B", 0),
              landscape_move("C", 2)]  # fmt: skip
-    judged = choice.judged("n", found, 0, moves, [0.4, 0.3, 0.2, 0.1])
+    judged = choice.judged("n", found, 0, moves, [0.4, 0.3, 0.2, 0.1], [1.0, 2.0, 1.0, 0.0])
     assert judged.improving == 0.4 and judged.uniform == 0.25 and judged.top
     assert judged.gain == pytest.approx(0.4 * 0.5 + 0.3 * 0.01 - 0.2)
+    assert judged.auc == 0.5, "one stands above it, one below, one beside"
+    assert choice.auc([True, True], [1.0, 2.0]) is None
     assert sum(choice.normalised([-700.0, -701.0, -900.0])) == pytest.approx(1.0)
 
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -412,3 +414,39 @@ def test_process_with_a_brain_exits_cleanly(last: str, status: int) -> None:
     process = python(code)
     assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == status
+
+
+def test_what_one_thread_asks_can_be_broken_off_from_another() -> None:
+    brain: Any = connect(SMOL, window=8192, threads=1)
+    failed: list[BrainError] = []
+
+    def ask() -> None:
+        with pytest.raises(BrainError, match="broke off") as error:
+            brain.chat(user("Tell me a long story. " * 800), max_tokens=2000, temperature=1.0)
+        failed.append(error.value)
+
+    try:
+        brain.abandon()  # nothing is asked: nothing happens
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while thread.is_alive():
+            brain.abandon()
+            thread.join(0.05)
+        assert len(failed) == 1
+        assert brain.chat(user("Say hi."), max_tokens=4)[0].completion_tokens > 0, "a free slot"
+    finally:
+        brain.close()
+
+
+def test_the_likeliest_first_tokens_are_told_when_asked_for() -> None:
+    brain: Any = connect(SMOL, window=1024, threads=1)
+    try:
+        asked = user("Is fire hot? Answer with one word: Yes or No.")
+        (plain,) = brain.chat(asked, max_tokens=1)
+        (told,) = brain.chat(asked, max_tokens=1, logprobs=20)
+        assert plain.logprobs == {} and len(told.logprobs) == 20
+        assert told.logprobs["Yes"] > told.logprobs["No"]
+        assert max(told.logprobs, key=told.logprobs.__getitem__) == told.text == plain.text
+        assert sum(map(math.exp, told.logprobs.values())) <= 1.0
+    finally:
+        brain.close()

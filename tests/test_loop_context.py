@@ -53,6 +53,14 @@ def test_the_oldest_are_dropped_in_strides_so_that_the_prefix_stays() -> None:
     assert all(start % context.STRIDE == 0 for start in starts)
 
 
+def test_where_many_are_shown_a_quarter_of_them_is_dropped_at_once() -> None:
+    """40 lines fit; the first that is shown then moves by 10, so that the prefix stays longer."""
+    many = tuple(a_trial(number) for number in range(100))
+    shown = [history(many[:n], 40 * context.LINE, lambda _: context.LINE)[1] for n in range(41, 99)]
+    assert {one.history[0] for one in shown} == {10, 20, 30, 40, 50, 60}
+    assert {len(one.history) for one in shown} == set(range(31, 41))
+
+
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [

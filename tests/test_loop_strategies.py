@@ -17,16 +17,17 @@ from loop.context import State
 from loop.edit import Edited, apply, code_hash
 from loop.errors import ContextOverflow, UsageError
 from loop.knobs import Knob
-from loop.moves import menu
+from loop.moves import listed, menu
 from loop.strategies import experience
 from loop.strategies.experience import Experience, way
 from loop.strategies.menu import chosen
 from loop.strategies.sampling import Sampling
-from loop.strategy import Strategy
+from loop.strategy import Draft, Strategy
 from loop.trial import Crashed, Edit, Reason, Rejected, Reply, Trial
 from tests.conftest import TRAIN, a_trial
 
 EXPECTED = Path(__file__).parent / "expected"
+CHOICE = '{"reason": "r", "move": "LR = 0.2"}'
 
 
 @pytest.fixture
@@ -69,14 +70,53 @@ def test_the_messages_are_exactly_those_expected(name: str, state: State) -> Non
     assert (call.temperature, call.max_tokens, call.seed) == (0.7, 512, 11)
 
 
-@pytest.mark.parametrize("name", ["bare", "menu"])
-def test_the_stable_part_comes_first(name: str, state: State) -> None:
-    """Another history and another seed change nothing before the history."""
-    later = replace(state, trials=(*state.trials, a_trial(5)), seed=12)
-    first, second = (arm(name).propose(s).calls[0].messages for s in (state, later))
-    assert first[0] == second[0]
-    assert first[1].parts[0] == second[1].parts[0]
-    assert first[1].parts[1] != second[1].parts[1]
+def after(state: State, draft: Draft, source: str = "") -> State:
+    """The state after `draft`, which led to `source`, was set back."""
+    number = state.trials[-1].id + 1
+    trial = replace(a_trial(number), parent=state.incumbent.id)
+    context = replace(trial.context, incumbent=state.incumbent.id)
+    proposal = replace(trial.proposal, notes=draft.notes)
+    trial = replace(trial, context=context, proposal=proposal)
+    trial = with_code(trial, source) if source else trial
+    return replace(state, trials=(*state.trials, trial), seed=state.seed + 1)
+
+
+@pytest.mark.parametrize("name", ["bare", "menu", "few_shot"])
+def test_the_next_prompt_begins_with_all_that_the_last_one_told(name: str, state: State) -> None:
+    """Another trial and another seed change nothing before the end of the history."""
+    strategy = experienced(name, "", "")
+    draft = strategy.propose(state)
+    later = strategy.propose(after(state, draft))
+    (system, first), (same, second) = draft.calls[0].messages, later.calls[0].messages
+    assert system == same
+    end = "\n4. big: crashed in train (out_of_memory), discard\n"
+    told = first.content.partition(end)[0] + end
+    assert first.content.startswith(told) and second.content.startswith(told)
+
+
+def test_a_menu_lists_what_was_open_as_the_incumbent_was_kept(state: State) -> None:
+    draft = arm("menu", CHOICE).propose(state)
+    later = after(state, draft, TRAIN.replace("LR = 0.1", "LR = 0.2"))
+    assert {m.text for m in listed(later)} == {"LR = 0.05", "LR = 0.2", "WIDTH = 4", "WIDTH = 16"}
+    call = arm("menu", CHOICE).propose(later).calls[0]
+    assert call.schema is not None and call.schema["properties"]["move"]["enum"] == [
+        move.text for move in menu(later)
+    ], "what was tried is listed and cannot be chosen"
+    kept = replace(later, incumbent=later.trials[-1])
+    assert "LR = 0.2" not in {move.text for move in listed(kept)}, "the next list lacks it"
+
+
+def test_a_list_keeps_its_order_while_the_incumbent_stands(state: State) -> None:
+    orders: Counter[str] = Counter()
+    for seed in range(80):
+        first = replace(state, seed=seed)
+        later = after(first, arm("menu", CHOICE).propose(first))
+        assert listed(first) == listed(later) == listed(after(later, Draft("")))
+        orders[listed(first)[0].text] += 1
+    assert len(orders) == 4 and min(orders.values()) > 8, "each comes first about as often"
+    draft = arm("menu", CHOICE).propose(state)
+    others = [replace(after(state, draft), incumbent=state.trials[0], seed=n) for n in range(20)]
+    assert len({tuple(m.text for m in listed(other)) for other in others}) > 5, "another's order"
 
 
 def test_bare_passes_the_answer_on(state: State) -> None:

@@ -116,7 +116,7 @@ def damaged(change: Json, drop: str = "") -> Json:
         (damaged({"id": True}), "trial.id is True, expected int"),
         (damaged({"seconds": float("nan")}), "trial.seconds is nan, expected float"),
         (damaged({"seconds": 10**400}), "trial.seconds is 1000"),
-        (damaged({"schema": 99}), "schema version 99 is newer than this program's 1"),
+        (damaged({"schema": 99}), "schema version 99 is newer than this program's 2"),
         (damaged({"schema": 0}), "schema version 0 is unknown"),
         (damaged({}, drop="schema"), "schema version is missing"),
         (damaged({"kind": "trail"}), "kind is 'trail'; known kinds: trial, measurement, event"),
@@ -144,9 +144,19 @@ def test_an_older_record_is_upgraded_step_by_step(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(records, "SCHEMA", 3)
     monkeypatch.setattr(records, "UPGRADES", {1: first, 2: second})
-    read = record_from_json(to_json(a_trial()))
+    read = record_from_json(to_json(a_trial()) | {"schema": 1})
     assert isinstance(read, Trial)
     assert (read.run, read.schema) == ("r+1+2", 3)
+
+
+def test_a_reply_of_the_first_schema_had_no_logprobs() -> None:
+    body = to_json(a_trial()) | {"schema": 1}
+    body["proposal"]["calls"] = [
+        {"messages": [], "replies": [{"text": "a"}], "temperature": 0.0, "max_tokens": 1, "seed": 0}
+    ]
+    read = record_from_json(body)
+    assert isinstance(read, Trial)
+    assert read.proposal.calls[0].replies[0].logprobs == {} and read.schema == records.SCHEMA
 
 
 def test_better_follows_the_direction_of_the_metric() -> None:

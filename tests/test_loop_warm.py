@@ -355,7 +355,10 @@ def _lives(process: psutil.Process) -> bool:
     # What the loop leaves behind may fall to us, and a box waits for its dead to be fetched.
     with suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)
-    return process.is_running() and process.status() != "zombie"
+    try:
+        return process.is_running() and process.status() != "zombie"
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
 
 
 def _until(done: Callable[[], bool]) -> None:

@@ -87,8 +87,10 @@ class Anthropic:
         seed: int = 0,
         schema: Json | None = None,
         stop: Sequence[str] = (),
+        logprobs: int = 0,
     ) -> tuple[Reply, ...]:
-        """`n` replies, of as many requests: all after the first find the prompt in the cache.
+        """`n` replies, of as many requests: all after the first find the prompt in the cache. The
+        API tells no log-probabilities.
 
         Raises ContextOverflow, ServerDown, and BrainError for what the API refuses.
         """

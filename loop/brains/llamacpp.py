@@ -11,8 +11,10 @@ import http.client
 import json
 import os
 import secrets
+import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +52,7 @@ class LlamaCpp:
         self.name, self.digest = name, digest
         self.think, self.cold = think, cold
         self.api_key = secrets.token_hex(16)
+        self._open: set[http.client.HTTPConnection] = set()
         self._server: Any = _serve(model, adapter, window or WINDOW, threads, self.api_key)
         self.address: str = self._server.listening_address
         trained: int = self._ask("GET", "/v1/models")["data"][0]["meta"]["n_ctx_train"]
@@ -61,6 +64,15 @@ class LlamaCpp:
     def close(self) -> None:
         """Free the model. Asking again afterwards is a BrainError."""
         self._server = None
+
+    def abandon(self) -> None:
+        """Break off what another thread is asking: that is a BrainError there, and frees the slot.
+
+        The server stops a generation whose connection is closed, between two batches.
+        """
+        for connection in tuple(self._open):
+            with suppress(OSError, AttributeError):  # ended by itself, or not yet connected
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     def count(self, text: str) -> int:
         """Tokens of `text` by the model's tokenizer, special tokens recognised as in a prompt."""
@@ -78,6 +90,7 @@ class LlamaCpp:
         seed: int = 0,
         schema: Json | None = None,
         stop: Sequence[str] = (),
+        logprobs: int = 0,
     ) -> tuple[Reply, ...]:
         """`n` replies with the seeds `seed`, `seed + 1`, ..., one after the other.
 
@@ -98,6 +111,8 @@ class LlamaCpp:
         }
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+        if logprobs:
+            body |= {"logprobs": True, "top_logprobs": logprobs}
         return tuple(self._reply(body, seed + i) for i in range(n))
 
     def _check_fit(self, body: Json, max_tokens: int) -> None:
@@ -123,6 +138,7 @@ class LlamaCpp:
             cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
             completion_tokens=usage["completion_tokens"],
             seconds=seconds,
+            logprobs=_first_token(choice.get("logprobs")),
         )
 
     def _ask(self, method: str, path: str, body: Json | None = None) -> Any:
@@ -135,6 +151,7 @@ class LlamaCpp:
             raise BrainError(f"{self.name}: cannot send {bad!r}, which is not Unicode") from None
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
         connection = http.client.HTTPConnection(self.address.removeprefix("http://"))
+        self._open.add(connection)
         try:
             connection.request(method, path, sent, headers)
             response = connection.getresponse()
@@ -142,6 +159,7 @@ class LlamaCpp:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise BrainError(f"{self.name}: the embedded server broke off ({error})") from None
         finally:
+            self._open.discard(connection)
             connection.close()
         if status != 200:
             said = " ".join(str(answer.get("error", {}).get("message", answer)).split())
@@ -184,6 +202,12 @@ def load(
         think=think,
         cold=cold,
     )
+
+
+def _first_token(told: Json | None) -> dict[str, float]:
+    """`logprobs` of a choice, in OpenAI's format -> nats by token of the first place."""
+    places = (told or {}).get("content") or [{}]
+    return {at["token"]: at["logprob"] for at in places[0].get("top_logprobs", ())}
 
 
 def _gguf(name: str) -> Path:

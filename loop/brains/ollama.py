@@ -75,6 +75,7 @@ class Ollama:
         seed: int = 0,
         schema: Json | None = None,
         stop: Sequence[str] = (),
+        logprobs: int = 0,
     ) -> tuple[Reply, ...]:
         """`n` replies with the seeds `seed`, `seed + 1`, ..., one after the other.
 
@@ -96,6 +97,8 @@ class Ollama:
         }
         if schema is not None:
             body["format"] = schema
+        if logprobs:
+            body |= {"logprobs": True, "top_logprobs": logprobs}
         return tuple(
             self._reply(body | {"options": options | {"seed": seed + i}}, counted) for i in range(n)
         )
@@ -136,6 +139,7 @@ class Ollama:
             cached_tokens=answer.get("prompt_eval_cached_count") or 0,
             completion_tokens=written,
             seconds=seconds,
+            logprobs=_first_token(answer.get("logprobs")),
         )
 
     def _check_whole(self, read: int, written: int, counted: int) -> None:
@@ -223,6 +227,12 @@ def load(
     digest of the model and the server's version. Raises UsageError or BrainError.
     """
     return Ollama(model, window=window, think=think, keep_alive=keep_alive, timeout=timeout)
+
+
+def _first_token(told: list[Json] | None) -> dict[str, float]:
+    """`logprobs` of an answer -> nats by token of the first place. A server before 0.12.11 tells
+    none."""
+    return {at["token"]: at["logprob"] for at in (told or [{}])[0].get("top_logprobs") or ()}
 
 
 def _full(model: str) -> str:

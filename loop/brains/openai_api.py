@@ -83,6 +83,7 @@ class OpenAI:
         seed: int = 0,
         schema: Json | None = None,
         stop: Sequence[str] = (),
+        logprobs: int = 0,
     ) -> tuple[Reply, ...]:
         """`n` replies: of one request where the server takes `n`, else of several.
 
@@ -102,6 +103,8 @@ class OpenAI:
         }
         if stop:
             body["stop"] = list(stop)
+        if logprobs:
+            body |= {"logprobs": True, "top_logprobs": logprobs}
         replies: list[Reply] = []
         while len(replies) < n:
             asked = body | {"n": n - len(replies), "seed": seed + len(replies)}
@@ -132,6 +135,7 @@ class OpenAI:
                 completion_tokens=shares[i],
                 seconds=0.0 if i else seconds,
                 dollars=0.0 if i and dollars is not None else dollars,
+                logprobs=_first_token(choice.logprobs),
             )
             for i, (choice, (text, thought)) in enumerate(zip(answer.choices, texts, strict=True))
         ]
@@ -270,6 +274,11 @@ def _reasoning(message: Any) -> str:
 
 def _finish(choice: Any) -> Literal["stop", "length", "tool_call", "other"]:
     return FINISH.get(str(choice.finish_reason), "other")
+
+
+def _first_token(told: Any) -> dict[str, float]:
+    places = (told and told.content) or ()
+    return {at.token: at.logprob for at in places[0].top_logprobs} if places else {}
 
 
 def _shares(total: int, lengths: list[int]) -> list[int]:

@@ -37,6 +37,7 @@ class Scripted:
         seed: int = 0,
         schema: Json | None = None,
         stop: Sequence[str] = (),
+        logprobs: int = 0,
     ) -> tuple[Reply, ...]:
         """The next `n` replies, whatever is asked. Raises ContextOverflow as a real brain does."""
         prompt = sum(self.count(message.content) for message in messages)

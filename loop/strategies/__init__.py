@@ -19,6 +19,8 @@ ARMS = {
     "hybrid": "loop.strategies.hybrid:Hybrid",
     "menu": "loop.strategies.menu:Menu",
     "few_shot": "loop.strategies.few_shot:FewShot",
+    "pointwise": "loop.strategies.pointwise:Pointwise",
+    "pointwise_few_shot": "loop.strategies.pointwise:PointwiseFewShot",
 }
 CONTROLS = {
     "random_search": "loop.strategies.random_search:RandomSearch",
@@ -27,7 +29,7 @@ CONTROLS = {
     "no_effect": "loop.strategies.no_effect:NoEffect",
     "replay": "loop.strategies.replay:Replay",
 }
-EXPERIENCED = ("few_shot", "replay")
+EXPERIENCED = ("few_shot", "pointwise_few_shot", "replay")
 """Those that are given what moves gained elsewhere."""
 
 

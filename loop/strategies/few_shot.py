@@ -25,7 +25,7 @@ class FewShot(menu.Menu):
     """Its prompt is the menu's, with the examples before the settings: they never change."""
 
     name = "few_shot"
-    template_hash = sha256(menu.INSTRUCTIONS + EXAMPLES + menu.SETTINGS + menu.HISTORY + menu.MOVES)
+    template_hash = sha256(EXAMPLES + menu.TEMPLATE)
 
     def __init__(
         self, brain: Brain, sampling: Sampling, experience: Sequence[Experience] = ()

@@ -11,7 +11,7 @@ import jsonschema
 
 from loop.context import Shown, State, history
 from loop.edit import sha256, usable
-from loop.moves import Move, menu
+from loop.moves import ORDER, Move, listed, menu, order
 from loop.strategies.asking import Asking
 from loop.strategies.question import OVERHEAD, goal
 from loop.strategy import Draft
@@ -23,40 +23,46 @@ From a list of possible changes you choose the one that is most likely to help.
 Answer as JSON: first "reason" (one short sentence), then "move" (one entry of the list).
 """
 SETTINGS = "Settings now:\n{settings}\n"
+MOVES = "\nPossible changes:\n{moves}\n"
 HISTORY = "\nTried so far (id. change: result, decision):\n{history}"
-MOVES = "\nPossible changes:\n{moves}\n\nWhich one is most likely to improve {metric}?"
+QUESTION = "\nWhich one, not tried on these settings yet, is most likely to improve {metric}?"
+TEMPLATE = INSTRUCTIONS + SETTINGS + MOVES + HISTORY + QUESTION
 REASON_CHARS = 160
 
 
 def messages(
     state: State, moves: list[Move], window: int, count: Callable[[str], int]
 ) -> tuple[tuple[Message, ...], Shown]:
-    """The settings, what was tried (fitted to `window` tokens by `count`), and the moves."""
-    metric = state.target.metric
+    """The settings, the list that `moves` are of, what was tried (fitted to `window` tokens by
+    `count`), and the question: only the last two change while the incumbent stands."""
     system = INSTRUCTIONS.format(goal=goal(state))
     values = state.values().items()
     settings = SETTINGS.format(settings="\n".join(f"{name} = {value!r}" for name, value in values))
-    choices = MOVES.format(moves="\n".join(f"- {move.text}" for move in moves), metric=metric)
-    fixed = sum(map(count, (system, settings, HISTORY, choices))) + OVERHEAD
+    choices = listed(state)
+    assert set(moves) <= set(choices), "what may be chosen is on the list"
+    offer = MOVES.format(moves="\n".join(f"- {move.text}" for move in choices))
+    question = QUESTION.format(metric=state.target.metric)
+    fixed = sum(map(count, (system, settings, offer, HISTORY, question))) + OVERHEAD
     text, shown = history(state.trials, window - fixed, count)
     tried = HISTORY.format(history=text) if text else ""
-    return (Message("system", (system,)), Message("user", (settings, tried, choices))), shown
+    user = Message("user", (settings, offer, tried, question))
+    return (Message("system", (system,)), user), shown
 
 
 class Menu(Asking):
     """The arm that cannot make an invalid edit: it chooses among valid ones."""
 
     name = "menu"
-    template_hash = sha256(INSTRUCTIONS + SETTINGS + HISTORY + MOVES)
+    template_hash = sha256(TEMPLATE)
 
     def propose(self, state: State) -> Draft:
         moves = menu(state)
         if not moves:
             return Draft(Rejected(Reason.NOTHING_LEFT, "every single-knob move has been tried"))
         prompt, shown = self.messages(state, moves, self.window, self.brain.count)
-        schema = schema_of(moves)
-        call = self.ask(prompt, state.seed, schema=schema)
-        return self._draft(Draft("", "", (call,), shown, {"moves": len(moves)}), moves)
+        call = self.ask(prompt, state.seed, schema=schema_of(moves))
+        notes = {"moves": len(moves), ORDER: order(state)}
+        return self._draft(Draft("", "", (call,), shown, notes), moves)
 
     def messages(
         self, state: State, moves: list[Move], window: int, count: Callable[[str], int]
