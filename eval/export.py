@@ -3,7 +3,9 @@
 W&B is an observer of a run while it goes on: `loop.tracking`.
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,12 @@ from eval.drift import proposals
 from eval.summary import Summary, brain_seconds, improvement, kind, reason, score, trainer_seconds
 from loop.errors import AutoresearchError, UsageError
 from loop.files import write_atomic
-from loop.trial import TAGS, Call, Json, Message, Trial
+from loop.trial import TAGS, Call, Json, Message, Reply, Trial
 
 if TYPE_CHECKING:
+    from inspect_ai.event import Event
     from inspect_ai.log import EvalLog, EvalSample
+    from inspect_ai.model import ModelUsage
 
 COLUMNS = {
     "run": "string", "arm": "string", "strategy": "string", "brain": "string", "seed": "int64",
@@ -133,7 +137,7 @@ def inspect_logs(summaries: Sequence[Summary], folder: Path) -> int:
     for number, run in enumerate(summaries):
         if not _asked(run):
             continue
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in run.name)[:80]
+        name = re.sub(r"[^\w.]+", "-", _task(run))[:80]
         path = folder / f"{number:03d}-{name}.eval"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +151,11 @@ def inspect_logs(summaries: Sequence[Summary], folder: Path) -> int:
 def _asked(run: Summary) -> list[Trial]:
     """The proposals that a brain was asked for."""
     return [trial for trial in proposals(run) if trial.proposal.calls]
+
+
+def _task(run: Summary) -> str:
+    """A run's name; one of a plan, which is named after its seed, is told apart by its arm."""
+    return str(_whole(f"{run.arm} · {run.name}" if run.name.isdigit() else run.name))
 
 
 def _log(run: Summary) -> "EvalLog":
@@ -164,19 +173,20 @@ def _log(run: Summary) -> "EvalLog":
 
     asked = _asked(run)
     kept = sum(trial.decision.verdict == "keep" for trial in asked)
-    model = asked[0].proposal.model or str(run.info.get("brain", ""))
+    model = _whole(asked[0].proposal.model or str(run.info.get("brain", "")))
+    calls = [call for trial in asked for call in trial.proposal.calls]
     rate = EvalMetric(name="kept", value=kept / len(asked))
     valid = EvalMetric(name="valid", value=sum(score(t) is not None for t in asked) / len(asked))
     return EvalLog(
         status="success",
         eval=EvalSpec(
             created=asked[0].started,
-            task=_whole(run.name),
-            task_id=_whole(run.name),
-            run_id=_whole(run.name),
+            task=_task(run),
+            task_id=_task(run),
+            run_id=_task(run),
             dataset=EvalDataset(name=str(run.info.get("target", {}).get("name", "target")),
                                 samples=len(asked)),
-            model=_whole(model),
+            model=model,
             viewer=ViewerConfig(trust_content=False),  # a model's words: shown, never rendered
             config=EvalConfig(),
             metadata={"arm": run.arm, "strategy": run.info.get("strategy"),
@@ -188,7 +198,8 @@ def _log(run: Summary) -> "EvalLog":
             scores=[EvalScore(name="verdict", scorer="judge",
                               metrics={"kept": rate, "valid": valid})],
         ),
-        stats=EvalStats(started_at=asked[0].started, completed_at=asked[-1].started),
+        stats=EvalStats(started_at=asked[0].started, completed_at=asked[-1].started,
+                        model_usage={model: _usage(calls)}),
         samples=[_sample(trial) for trial in asked],
     )  # fmt: skip
 
@@ -196,21 +207,14 @@ def _log(run: Summary) -> "EvalLog":
 def _sample(trial: Trial) -> "EvalSample":
     """One proposal; what no text can say (the outcome, the evidence) is its metadata."""
     from inspect_ai.log import EvalSample
-    from inspect_ai.model import ModelUsage
     from inspect_ai.scorer import Score
 
-    calls = trial.proposal.calls
-    metric = score(trial)
-    scores = {"verdict": Score(value=kind(trial), explanation=_whole(trial.decision.reason))}
+    calls, model = trial.proposal.calls, _whole(trial.proposal.model) or "brain"
+    metric, change = score(trial), _whole(trial.proposal.description)
+    why = _whole(trial.decision.reason)
+    scores = {"verdict": Score(value=kind(trial), answer=change, explanation=why)}
     if metric:
         scores[metric.name] = Score(value=metric.value)
-    replies = [reply for call in calls for reply in call.replies]
-    read = sum(reply.prompt_tokens for reply in replies)
-    written = sum(reply.completion_tokens for reply in replies)
-    usage = ModelUsage(
-        input_tokens=read, output_tokens=written, total_tokens=read + written,
-        input_tokens_cache_read=sum(reply.cached_tokens for reply in replies),
-    )  # fmt: skip
     conversation = [said for call in calls for said in _said(call)]
     return EvalSample(
         id=trial.id,
@@ -218,30 +222,76 @@ def _sample(trial: Trial) -> "EvalSample":
         input=[_message(message) for message in calls[0].messages],
         target="",
         messages=conversation,
-        output=_output(trial, calls[-1]),
+        output=_output(model, calls[-1]),
+        events=list(_events(trial, model)),
         scores=scores,
         metadata={
-            "description": _whole(trial.proposal.description),
+            "description": change,
             "outcome": TAGS[type(trial.outcome)],
             "reason": reason(trial),
             "parent": trial.parent,
             "commit": trial.commit,
         },
-        model_usage={_whole(trial.proposal.model) or "brain": usage},
+        model_usage={model: _usage(calls)},
         total_time=trial.seconds,
         working_time=brain_seconds(trial),
     )
 
 
+def _events(trial: Trial, model: str) -> Iterator["Event"]:
+    """The requests as the viewer's transcript shows them, one after the other."""
+    from inspect_ai.event import ModelEvent
+    from inspect_ai.model import GenerateConfig
+
+    spent = 0.0
+    for call in trial.proposal.calls:
+        seconds = sum(reply.seconds for reply in call.replies)
+        began = datetime.fromisoformat(trial.started) + timedelta(seconds=spent)
+        yield ModelEvent(
+            timestamp=began,
+            completed=began + timedelta(seconds=seconds),
+            working_start=spent,
+            working_time=seconds,
+            model=model,
+            input=[_message(message) for message in call.messages],
+            tools=[],
+            tool_choice="none",
+            config=GenerateConfig(
+                temperature=call.temperature, max_tokens=call.max_tokens, seed=call.seed,
+                stop_seqs=list(call.stop) or None,
+            ),
+            output=_output(model, call),
+            metadata={"purpose": call.purpose},
+        )  # fmt: skip
+        spent += seconds
+
+
+def _usage(calls: Sequence[Call]) -> "ModelUsage":
+    from inspect_ai.model import ModelUsage
+
+    replies = [reply for call in calls for reply in call.replies]
+    read = sum(reply.prompt_tokens for reply in replies)
+    written = sum(reply.completion_tokens for reply in replies)
+    return ModelUsage(
+        input_tokens=read, output_tokens=written, total_tokens=read + written,
+        input_tokens_cache_read=sum(reply.cached_tokens for reply in replies),
+    )  # fmt: skip
+
+
 def _said(call: Call) -> Iterator[Any]:
     """The messages of a request and each of its replies, as Inspect's chat messages."""
+    yield from map(_message, call.messages)
+    yield from map(_reply, call.replies)
+
+
+def _reply(reply: Reply) -> Any:
     from inspect_ai.model import ChatMessageAssistant, ContentReasoning, ContentText
 
-    yield from map(_message, call.messages)
-    for reply in call.replies:
-        text = _whole(reply.text)
-        thought = [ContentReasoning(reasoning=_whole(reply.reasoning))] if reply.reasoning else []
-        yield ChatMessageAssistant(content=[*thought, ContentText(text=text)] if thought else text)
+    text = _whole(reply.text)
+    if not reply.reasoning:
+        return ChatMessageAssistant(content=text)
+    thought = ContentReasoning(reasoning=_whole(reply.reasoning))
+    return ChatMessageAssistant(content=[thought, ContentText(text=text)])
 
 
 def _message(message: Message) -> Any:
@@ -252,16 +302,14 @@ def _message(message: Message) -> Any:
     return kinds[message.role](content=_whole(message.content))
 
 
-def _output(trial: Trial, call: Call) -> Any:
-    """The last request's replies as choices."""
-    from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput
+def _output(model: str, call: Call) -> Any:
+    """A request's replies as choices."""
+    from inspect_ai.model import ChatCompletionChoice, ModelOutput
 
     stops: dict[str, Any] = {"stop": "stop", "length": "max_tokens", "tool_call": "tool_calls"}
     choices = [
-        ChatCompletionChoice(
-            message=ChatMessageAssistant(content=_whole(reply.text)),
-            stop_reason=stops.get(reply.finish, "unknown"),
-        )
+        ChatCompletionChoice(message=_reply(reply), stop_reason=stops.get(reply.finish, "unknown"))
         for reply in call.replies
     ]
-    return ModelOutput(model=_whole(trial.proposal.model), choices=choices)
+    seconds = sum(reply.seconds for reply in call.replies)
+    return ModelOutput(model=model, choices=choices, usage=_usage([call]), time=seconds)

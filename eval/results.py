@@ -428,4 +428,10 @@ def _notices(runs: dict[tuple[str, int], _Run]) -> list[str]:
             found.append(f"Runs were made with different {name}: {', '.join(sorted(values))}.")
     if any(run.final and not run.untouched for run in runs.values()):
         found.append("The target keeps no text aside: the final check has fresh seeds alone.")
+    events = (event for run in runs.values() for event in run.summary.events)
+    places = {
+        ", ".join(map(str, event.data.values())) for event in events if event.name == "placed"
+    }
+    if len(places) > 1:
+        found.append(f"Runs were made on different machines: {'; '.join(sorted(places))}.")
     return found

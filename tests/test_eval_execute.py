@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.execute import EvalArgs, Job, Shared
 from eval.plan import parse
 from eval.results import Results, load, problems
+from eval.worker import EvalArgs, Job, Shared
 from loop.errors import BrainError
 from loop.ledger import LEDGER, read, trials
 from loop.start import RunArgs
@@ -65,6 +65,10 @@ smallest_effect = 0.02
 
 @pytest.fixture
 def place(toy: Path) -> Path:
+    return seeded(toy)
+
+
+def seeded(toy: Path) -> Path:
     """The folder of the toy target, which takes a training seed, for a plan beside it."""
     text = (toy / "train.py").read_text()
     text = "import os\nSEED = int(os.environ['S'])\n" + text
@@ -87,10 +91,10 @@ def command(place: Path, *more: object) -> list[str]:
             *map(str, more)]  # fmt: skip
 
 
-def begin(place: Path, *more: object) -> "subprocess.Popen[str]":
+def begin(place: Path, *more: object, **env: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "autoresearch", *command(place, *more)], text=True,
-        env=outside(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        [sys.executable, "-m", "autoresearch", *command(place, *more)], env=outside(**env),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
 
@@ -187,8 +191,8 @@ def test_terminated_it_abandons_what_is_in_flight(place: Path) -> None:
     wait_for(lambda: not list(children(process.pid)))
 
 
-def wait_for(ready: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+def wait_for(ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < until, "it never came to that"
         time.sleep(0.05)

@@ -80,7 +80,7 @@ def test_inspect_reads_its_log_with_every_reply(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     assert export.inspect_logs(found, logs) == 1, "a control asks nobody"
     (info,) = log.list_eval_logs(str(logs))
-    read = log.read_eval_log(info)
+    read = log.read_eval_log(info, resolve_attachments="full")
     assert (read.status, read.eval.task, read.eval.metadata["arm"]) == (
         "success", "menu-0", "menu · llamacpp:smollm2-135m"
     )  # fmt: skip
@@ -89,6 +89,12 @@ def test_inspect_reads_its_log_with_every_reply(tmp_path: Path) -> None:
     assert [m.role for m in first.messages] == ["user", "assistant"]
     assert first.messages[0].text.startswith("Improve the file.")
     assert first.output.completion == HOSTILE.replace("\ud800", "?")
+    (request,) = first.events  # what the viewer's transcript shows
+    assert request.input[0].text == first.messages[0].text and request.config.seed == 1
+    assert request.output.usage.input_tokens == 400 and request.output.time == 0.5
+    assert first.scores["verdict"].answer == first.metadata["description"]
+    (total,) = read.stats.model_usage.values()
+    assert total.total_tokens == 3 * 420
     assert first.scores["val_bpb"].value == pytest.approx(found[0].trials[1].outcome.metric.value)  # type: ignore[union-attr]
     assert read.samples[1].scores["verdict"].value == "failed"
     assert read.results.scores[0].metrics["kept"].value == pytest.approx(found[0].kept / 3)
