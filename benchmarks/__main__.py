@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks import page
 from benchmarks.harness import Bench
 from benchmarks.measure import Figure
 from loop import flags
@@ -36,6 +37,7 @@ class BenchArgs:
     rounds: int = flag(5, "times that each side is measured")
     full: bool = flag(False, "also the large sizes: a hundred thousand trials, a million rows")
     out: Path = flag(Path("bench.json"), "the figures as JSON")
+    doc: Path | None = flag(None, "a page with the marks <!-- bench --> (--full: bench-full)")
 
     def __post_init__(self) -> None:
         if self.rounds < 2:
@@ -56,7 +58,9 @@ def run(argv: Sequence[str]) -> int:
         try:
             with TemporaryDirectory(prefix="bench-") as place:
                 module = import_module(f"benchmarks.{name}")
-                found[name].extend(module.run(Bench(Path(place), args.rounds, args.full)))
+                for figure in module.run(Bench(Path(place), args.rounds, args.full)):
+                    found[name].append(figure)
+                    _write(args.out, about, found, lacks)
         except AutoresearchError as error:
             lacks[name] = str(error)
         about["load_after"] = round(os.getloadavg()[0], 2)
@@ -65,6 +69,9 @@ def run(argv: Sequence[str]) -> int:
     for name, why in lacks.items():
         console.print(f"not measured: {name}: {why}", style="yellow", markup=False)
     console.print(f"written: {args.out}", markup=False)
+    if args.doc:
+        name = "bench-full" if args.full else "bench"
+        page.insert(args.doc, name, page.markdown(about, found, lacks, cells))
     return 0
 
 

@@ -20,8 +20,8 @@ def run(bench: Bench) -> Iterator[Figure]:
     """A share for each arm, in percent of the prompt's tokens."""
     for strategy, trials in TRIALS.items():
         args = RunArgs(
-            bench.place / strategy, BRAIN, strategy, profile="cpu", judge="naive", final_seeds=0,
-            reply_tokens=96, seed=1,
+            bench.place / strategy, brain=BRAIN, strategy=strategy, profile="cpu", judge="naive",
+            final_seeds=0, reply_tokens=96, seed=1,
         )  # fmt: skip
         with begun(args, Worse) as loop:
             advance(loop, trials)

@@ -1,6 +1,8 @@
 """Runs of any length, written by the real ledger, in which nothing was trained."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tomli_w
@@ -22,14 +24,17 @@ from loop.trial import (
     Trial,
 )
 
-MEMORY = Path("/dev/shm")
-"""A folder where fsync is free: a hundred thousand of them are not what is measured."""
 STARTED = "2026-01-01T00:00:00+00:00"
 
 
-def place(folder: Path) -> Path:
-    """Where to write long ledgers: `folder`, or a namesake in memory if this machine has one."""
-    return MEMORY / folder.name if os.access(MEMORY, os.W_OK) else folder
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """fsync does nothing: three hundred thousand of them are not what is measured."""
+    kept, os.fsync = os.fsync, lambda fd: None
+    try:
+        yield
+    finally:
+        os.fsync = kept
 
 
 def write(folder: Path, trials: int) -> Path:
@@ -39,7 +44,7 @@ def write(folder: Path, trials: int) -> Path:
     moves = _moves(found, source)
     stable = ("You improve a program.\n" * 20, f"This is train.py:\n{source}")
     folder.mkdir(parents=True)
-    with Ledger(folder) as ledger:
+    with unsynced(), Ledger(folder) as ledger:
         ledger.append(_trial(0, Edit("", (), sha256(source), "0" * 64), (), 3.0))
         for number in range(1, trials):
             edit = moves[number % len(moves)]

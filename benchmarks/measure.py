@@ -5,6 +5,7 @@ something where seconds do not. Beside the clock's seconds stand the processor's
 and of all it started: they hardly notice what else runs.
 """
 
+import math
 import resource
 import statistics
 import time
@@ -51,9 +52,13 @@ class Figure:
 
 
 def cost(work: Work) -> Cost:
-    """What `work` takes, its children included once they have been waited for."""
+    """What `work` takes, its children included once they have been waited for.
+
+    A process that lives on tells itself: then `work` returns its Cost.
+    """
     processor, began = _processor(), time.perf_counter()
-    work()
+    if isinstance(told := work(), Cost):
+        return told
     return Cost(time.perf_counter() - began, _processor() - processor)
 
 
@@ -79,6 +84,26 @@ def ratio(
     said = f"{each[0] / units[0]:.3g} s against {each[1] / units[1]:.3g} s"
     note = "; ".join(filter(None, (said, note)))
     return of(what, clock, "x", goal, note, statistics.median(busy) if busy else None)
+
+
+def growth(
+    what: str, costs: Mapping[int, Sequence[Cost]], goal: Goal | None = None, note: str = ""
+) -> Figure:
+    """The exponent e of seconds ~ size^e, round by round: 1 is linear. `costs`: by size."""
+    sizes = [math.log(size) for size in costs]
+
+    def slope(seconds: Sequence[float]) -> float:
+        return statistics.linear_regression(sizes, [math.log(s) for s in seconds]).slope
+
+    rounds = list(zip(*costs.values(), strict=True))
+    clock = [slope([c.seconds for c in each]) for each in rounds]
+    busy = [slope([c.processor for c in each]) for each in rounds]
+    said = ", ".join(
+        f"{size:,}: {statistics.median(c.seconds for c in side):.3g} s"
+        for size, side in costs.items()
+    )
+    note = "; ".join(filter(None, (said, note)))
+    return of(what, clock, "", goal, note, statistics.median(busy))
 
 
 def of(

@@ -1,29 +1,26 @@
-"""A plain GPT of the trainee's shape, as nanoGPT has it, trained until it reaches a loss.
+"""A plain GPT of the trainee's shape, as nanoGPT has it: `train.py` as many would write it.
 
 Layer norms, learned positions, GELU, torch's own attention, tied embeddings, AdamW with a warm-up
-and a cosine (after the description of Karpathy's nanoGPT). Run in the trainer's folder, by
-`benchmarks.trainee`: nanogpt.py TARGET SECONDS RATE. Prints {"bpb", "processor" (seconds of the
-training alone), "tokens", "reached"}.
+and a cosine (after the description of Karpathy's nanoGPT); width, depth, heads, batch and text are
+the trainee's. Run in the trainer's folder: nanogpt.py RATE. It leaves `result.json` as `train.py`
+does: the same budget counted in the same way, and the same evaluation.
 """
 
 # mypy: allow-untyped-calls, disable-error-code="no-any-return"
 
-import json
 import math
 import sys
-import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import train
-from evaluate import bits_per_byte
-from settings import read_settings
-from tokens import read_manifest, read_rows
+from run import Run
 
-LOOKS = 6
-"""Evaluations on the way, none of which counts as training."""
+WARM_UP, LAST = 0.05, 0.1
+"""Share of the budget in which the rate rises, and what is left of it at the end."""
 
 
 class Block(nn.Module):
@@ -47,49 +44,57 @@ class GPT(nn.Module):
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.last = nn.LayerNorm(width)
-        for weight in self.parameters():
+        for name, weight in self.named_parameters():
             if weight.ndim > 1:
-                nn.init.normal_(weight, std=0.02)
+                adds = name.endswith(("out.weight", "down.weight"))  # to the stream
+                nn.init.normal_(weight, std=0.02 / (2 * depth) ** 0.5 if adds else 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        at = torch.arange(x.shape[1])
-        hidden = self.last(self.blocks(self.tokens(x) + self.places(at)))
+        hidden = self.last(self.blocks(self.tokens(x) + self.places.weight[: x.shape[1]]))
         return hidden @ self.tokens.weight.T
 
 
-def main(target: float, seconds: float, rate: float) -> None:
-    settings = read_settings()
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    manifest = read_manifest(settings.folder)
-    rows = read_rows(manifest, "train", settings.seq_len, stride=1)
+def build(vocabulary: int, length: int) -> GPT:
+    """The trainee's width, depth and heads."""
     width = train.DEPTH * train.ASPECT_RATIO
-    model = GPT(manifest.vocab_size, settings.seq_len, train.DEPTH, width, width // train.HEAD_DIM)
-    update = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=0.1,
-                               fused=True)  # fmt: skip
-    generator = torch.Generator().manual_seed(settings.seed)
-    sequences = train.TOTAL_BATCH_SIZE // settings.seq_len
-    spent, steps, looked, bpb = 0.0, 0, 0, math.inf
-    while spent < seconds and bpb > target:
-        began, progress = time.process_time(), spent / seconds
-        batch = rows[torch.randint(len(rows), (sequences,), generator=generator)].long()
-        x, y = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
-        cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-        update.param_groups[0]["lr"] = rate * min(1.0, (steps + 1) / 20) * cosine
+    return GPT(vocabulary, length, train.DEPTH, width, width // train.HEAD_DIM)
+
+
+def learner(model: GPT, rate: float) -> Callable[[Tensor, Tensor, float], float]:
+    """(x, y, scale of the rate) -> loss in nats a token, after one step."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    update = torch.optim.AdamW(groups, rate, betas=(0.9, 0.95), fused=True)
+
+    def step(x: Tensor, y: Tensor, scale: float) -> float:
+        for group in update.param_groups:
+            group["lr"] = scale * rate
         loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         update.step()
         update.zero_grad()
-        spent += time.process_time() - began
-        steps += 1
-        if spent / seconds * LOOKS > looked + 1 or spent >= seconds:
-            looked += 1
-            bpb, _ = bits_per_byte(model, settings, "val", "cpu")
-            model.train()
-    found = {"bpb": bpb, "processor": spent, "tokens": steps * train.TOTAL_BATCH_SIZE}
-    print(json.dumps(found | {"reached": bpb <= target}))
+        return float(loss.detach())
+
+    return step
+
+
+def cosine(progress: float) -> float:
+    """Scale of the rate at a share of the budget: rise, then half a wave down to LAST."""
+    if progress < WARM_UP:
+        return (progress + 0.01) / (WARM_UP + 0.01)
+    return LAST + (1 - LAST) / 2 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def main(rate: float) -> None:
+    run = Run()
+    model = build(run.vocab_size, run.seq_len)
+    step = learner(model, rate)
+    for x, y in run.batches(train.TOTAL_BATCH_SIZE // run.seq_len):
+        run.log(step(x, y, cosine(run.progress)))
+    run.finish(model, train.DEPTH)
 
 
 if __name__ == "__main__":
-    main(*(float(text) for text in sys.argv[1:4]))
+    main(float(sys.argv[1]))

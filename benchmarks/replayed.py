@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.scores import Scores, code_of
 from loop.audit import Split
-from loop.edit import code_hash
 from loop.hopeless import Rival
 from loop.target import Target
 from loop.trial import Crashed, Metric, Outcome, Reason, Scored
@@ -12,23 +12,27 @@ from loop.trial import Crashed, Metric, Outcome, Reason, Scored
 
 @dataclass
 class Replayed:
-    """Gives each file the score that it had when it was recorded. `ran`: codes, in order."""
+    """Gives each file the score that is known of it and the seed. `ran`: codes, in order."""
 
     target: Target
-    scores: dict[str, Metric]
+    scores: Scores
     ran: list[str] = field(default_factory=list)
 
     def run(
         self, folder: Path, env: dict[str, str], log: Path, split: Split = "audit",
         rival: Rival | None = None,
     ) -> tuple[Outcome, float]:  # fmt: skip
-        """As `loop.experiment.Runner.run`; a file without a recorded score crashes."""
-        code = code_hash((folder / self.target.editable).read_text(), self.target.editable)
-        assert isinstance(code, str), "a loop runs what parses"
-        self.ran.append(code)
-        if code in self.scores:
-            return Scored(self.scores[code]), 0.0
-        return Crashed("train", Reason.EXCEPTION, "not recorded"), 0.0
+        """As `loop.experiment.Runner.run`; a file without a score crashes."""
+        value = self.score(folder, int(env["AUTORESEARCH_SEED"]))
+        if value is None:
+            return Crashed("train", Reason.EXCEPTION, "not recorded"), 0.0
+        return Scored(Metric(self.target.metric, value)), 0.0
+
+    def score(self, folder: Path, seed: int) -> float | None:
+        """Of the file in `folder`."""
+        source = (folder / self.target.editable).read_text()
+        self.ran.append(code_of(source))
+        return self.scores.of(source, seed)
 
 
 @dataclass

@@ -1,17 +1,25 @@
-"""Training steps of the built-in trainee, as it is and in the ways in which torch could be faster.
+"""Training steps of the built-in trainee, in one of the ways in which torch could be faster.
 
-Run in the trainer's folder, by `benchmarks.trainee`. Prints {"tokens", "steps": of a round,
-"ways": {way: [[seconds, processor seconds], ...]}, "compiled_in": seconds}.
+Run in the trainer's folder, by `benchmarks.trainee`: trainee_steps.py WORDS, of
+    fused      Adam by torch's fused kernel
+    bf16       matrix products in bfloat16 (autocast)
+    compiled   by torch.compile
+    threads    on all cores
+    memory     one batch, in memory, whose FLOPs nobody counts
+    plain      another model: benchmarks/nanogpt.py
+joined by commas; none of them is the trainee as it is, `run.py` included. Prints a line when it is
+warm, {"tokens": of a round, "warm": processor seconds until then}; then, for each line that it
+reads, a round of steps and its [seconds, processor seconds].
 """
 
 # mypy: allow-untyped-calls
 
 import json
-import shutil
+import os
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -19,12 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import train
-from benchmarks.measure import alternate
-from settings import read_settings
-from tokens import read_manifest, read_rows
+from benchmarks import nanogpt
+from benchmarks.measure import cost
+from run import Run
 
 STEPS = 10
-"""Of a round."""
+WORDS = {"fused", "bf16", "compiled", "threads", "memory", "plain"}
 
 
 class FusedAdam(train.Optimizer):
@@ -44,45 +52,48 @@ class FusedAdam(train.Optimizer):
         self.fused.step()
 
 
-def way(x: Tensor, y: Tensor, vocabulary: int, *, threads: int = 1, compiled: bool = False,
-        optimizer: type[train.Optimizer] = train.Optimizer) -> Callable[[], None]:  # fmt: skip
-    """STEPS steps of a model of its own, warmed up."""
-    torch.manual_seed(0)
-    model = train.build_model(vocabulary, x.shape[1])
-    forward: Any = torch.compile(model) if compiled else model
-    update = optimizer(model)
+def stepping(words: set[str]) -> Callable[[], object]:
+    """What does STEPS steps, as `train.main` does them."""
+    run = Run()
+    if "threads" in words:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    sequences = train.TOTAL_BATCH_SIZE // run.seq_len
+    batches: Iterable[tuple[Tensor, Tensor]] = run.batches(sequences)
+    if "memory" in words:
+        batches = repeat(next(iter(batches)))
+    steps = iter(batches)
+    if "plain" in words:
+        learn = nanogpt.learner(nanogpt.build(run.vocab_size, run.seq_len), 1e-3)
+        return lambda: [learn(*next(steps), 1.0) for _ in range(STEPS)]
+    model = train.build_model(run.vocab_size, run.seq_len)
+    forward: Any = torch.compile(model) if "compiled" in words else model
+    update = (FusedAdam if "fused" in words else train.Optimizer)(model)
 
-    def steps(count: int = STEPS) -> None:
-        torch.set_num_threads(threads)
-        for _ in range(count):
-            loss = F.cross_entropy(forward(x).flatten(0, 1), y.flatten())
+    def work() -> None:
+        for _ in range(STEPS):
+            x, y = next(steps)
+            with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in words):
+                logits = forward(x).float()
+            loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
             loss.backward()
             update.step(1.0)
             model.zero_grad()
+            float(loss.detach())
 
-    steps(3)
-    return steps
+    return work
 
 
-def main(rounds: int) -> None:
-    settings = read_settings()
-    manifest = read_manifest(settings.folder)
-    rows = read_rows(manifest, "train", settings.seq_len, stride=1)
-    sequences = train.TOTAL_BATCH_SIZE // settings.seq_len
-    batch = rows[torch.arange(sequences) * 1000].long()
-    make = partial(way, batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), manifest.vocab_size)
-    ways = {"as it is": make(), "two threads": make(threads=2), "fused": make(optimizer=FusedAdam)}
-    began = time.perf_counter()
-    if shutil.which("g++"):
-        ways["compiled"] = make(compiled=True)
-        ways["compiled, fused"] = make(compiled=True, optimizer=FusedAdam)
-    compiled_in = time.perf_counter() - began
-    costs = alternate(ways, rounds)
-    found = {name: [(c.seconds, c.processor) for c in side] for name, side in costs.items()}
+def main(words: set[str]) -> None:
+    assert words <= WORDS, f"{words - WORDS} is not among {WORDS}"
+    began = time.process_time()
+    work = stepping(words)
+    work()
     tokens = STEPS * train.TOTAL_BATCH_SIZE
-    told = {"tokens": tokens, "steps": STEPS, "ways": found, "compiled_in": compiled_in}
-    print(json.dumps(told))
+    print(json.dumps({"tokens": tokens, "warm": time.process_time() - began}), flush=True)
+    for _ in sys.stdin:
+        spent = cost(work)
+        print(json.dumps([spent.seconds, spent.processor]), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main({word for word in sys.argv[1].split(",") if word})

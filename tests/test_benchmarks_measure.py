@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks.measure import Cost, Figure, alternate, cost, of, ratio
+from benchmarks import page
+from benchmarks.measure import Cost, Figure, alternate, cost, growth, of, ratio
 from loop.errors import UsageError
 from tests.conftest import ROOT, outside
 
@@ -29,6 +30,17 @@ def test_a_ratio_is_taken_round_by_round_and_per_piece_of_work() -> None:
     assert figure.note == "2 s against 1 s"
 
 
+def test_growth_is_the_exponent_of_time_by_size() -> None:
+    costs = {size: [Cost(size**1.5, float(size))] * 2 for size in (10, 100, 1000)}
+    figure = growth("x", costs, ("<=", 1.1))
+    assert figure.median == pytest.approx(1.5) and figure.met is False
+    assert figure.processor == pytest.approx(1.0)
+
+
+def test_a_process_that_lives_on_tells_its_own_cost() -> None:
+    assert cost(lambda: Cost(7.0, 3.0)) == Cost(7.0, 3.0)
+
+
 @pytest.mark.parametrize(("goal", "met"), [(("<=", 1.0), False), ((">=", 1.0), True), (None, None)])
 def test_a_goal_is_met_or_missed(goal: object, met: bool | None) -> None:
     assert of("x", [2.0], "x", goal).met is met  # type: ignore[arg-type]
@@ -46,6 +58,20 @@ def test_the_processor_seconds_of_children_count() -> None:
 def test_the_table_names_what_was_missed() -> None:
     figure = Figure("a / b", 5, 2.0, 1.9, 2.1, goal=("<=", 1.5))
     assert bench.cells(figure) == ("2", "1.9 to 2.1", "", "5", "<= 1.5, missed")
+
+
+def test_the_table_is_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("# Page\n<!-- bench -->\nold\n<!-- /bench -->\nend\n")
+    found = {"trial": [Figure("a / b", 5, 2.0, 1.9, 2.1, goal=("<=", 1.5), note="1 s | 2 s")]}
+    about = bench.machine() | {"load_after": 1.0}
+    page.insert(path, "bench", page.markdown(about, found, {"brain": "no model"}, bench.cells))
+    text = path.read_text()
+    assert text.startswith("# Page\n<!-- bench -->\n") and text.endswith("<!-- /bench -->\nend\n")
+    assert "| trial: a / b | 2 | 1.9 to 2.1 |  | 5 | <= 1.5, missed | 1 s / 2 s |" in text
+    assert "Not measured: brain: no model" in text and "old" not in text
+    with pytest.raises(UsageError, match="bench-full"):
+        page.insert(path, "bench-full", "")
 
 
 @pytest.mark.parametrize(("flags", "said"), [(["--only", "nope"], "unknown benchmark 'nope'")])

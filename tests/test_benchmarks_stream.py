@@ -9,7 +9,8 @@ import pytest
 from benchmarks import recording
 from benchmarks.harness import new_values, write_target
 from benchmarks.reference_loop import ReferenceLoop, process
-from benchmarks.stream import NAMES, plain, through_ours
+from benchmarks.scores import Scores, recorded
+from benchmarks.stream import NAMES, UNSEEN, better, plain, through_ours
 from loop import brains
 from loop.trial import Rejected, Scored
 from tests.conftest import git
@@ -20,10 +21,22 @@ Script = Callable[..., Path]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recording_replays_turn_by_turn(name: str, tmp_path: Path) -> None:
     told = recording.read(name)
-    found = through_ours(told, tmp_path / "ours")
+    found = through_ours(told, recorded(told, name), tmp_path / "ours")
     ran = [turn for turn in told.turns[1:] if not isinstance(turn.outcome, Rejected)]
     scored = [turn for turn in ran if isinstance(turn.outcome, Scored)]
-    assert found == {"runs": len(ran), "useful": len(scored)}
+    assert (found.runs, found.useful) == (len(ran), len(scored))
+    assert len(found.keeps) == sum(turn.verdict == "keep" for turn in told.turns)
+
+
+def test_a_keep_is_confirmed_by_what_no_loop_saw() -> None:
+    noise = dict(zip(map(str, UNSEEN), (0.0, 0.02, -0.02, 0.01, -0.01, 0.0), strict=True))
+    table = {
+        code: {seed: level + scale * n for seed, n in noise.items()}
+        for code, level, scale in (("old", 1.0, 1), ("new", 0.9, 2), ("same", 1.001, -1))
+    }
+    scores = Scores(table)
+    assert better("new", "old", scores) and not better("same", "old", scores)
+    assert scores.lacks == 0 and not better("unknown", "old", scores) and scores.lacks == 6
 
 
 def test_the_move_is_read_out_of_a_menus_json() -> None:
