@@ -4,7 +4,9 @@
 2. Three arms on a variant that the corpus has not seen: a control that edits by chance, the brain
    choosing from a menu, the brain editing freely.
 3. Corpus -> rows -> an adapter of the brain -> merged, past its gates.
-4. The arm with the adapter on the same unseen variant, and one report over all four.
+4. The arm with the adapter on the same unseen variant, and one report over all four. It is asked
+   about one move at a time (`pointwise`): of what was tried that is what an adapter helps
+   (docs/pointwise.md).
 
 Every step is the command that a user would type, run as a process of its own.
 """
@@ -40,8 +42,8 @@ BRAIN = "smollm2-135m"
 SEEN, UNSEEN = "kjv", "kjv-short"
 SHIPPED = Path(__file__).parent.parent / "data_collection" / "surveys"
 """A corpus of single moves, measured on other variants than UNSEEN (docs/specialise.md)."""
-WINDOW, REPLY = 1100, 96
-"""Tokens of a prompt with its reply, and of the reply: short ones are what a CPU has time for."""
+REPLY = 96
+"""Tokens of a menu's reply: short ones are what a CPU has time for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Arm:
 
 HARVEST = Arm("harvest", "random_edit", 4, SEEN)
 ARMS = (Arm("bare", "bare", 3), Arm("menu", "menu", 6), Arm("random_edit", "random_edit", 6))
-ADAPTER = Arm("adapter", "menu", 6, adapted=True)
+ADAPTER = Arm("adapter", "pointwise", 6, adapted=True)
 """The slowest first, so that no worker idles at the end; the adapter's when it is trained."""
 
 
@@ -68,7 +70,7 @@ class DemoArgs:
     out: Path = flag(Path("demo"), "folder of runs, corpus, adapter and report")
     seed: int = flag(0, "of the proposals and of the training")
     budget: str = flag("", "of one experiment; the cpu profile's if left out")
-    steps: int = flag(8, "of the adapter's training, four rows each; 0: no adapter")
+    steps: int = flag(24, "of the adapter's training, four rows each; 0: no adapter")
     sandbox: str = flag("auto", "around experiments", choices=SANDBOXES)
     workers: int = flag(0, "runs at once; 0: one a core, three at most")
 
@@ -112,9 +114,9 @@ def _side_by_side(args: DemoArgs, arms: Sequence[Arm], console: Console) -> str:
 def _specialise(args: DemoArgs, console: Console) -> str:
     """Corpus, rows, adapter, merged model; the name of the step that failed, "" if none did."""
     out, (gguf, _) = args.out, cached(BRAIN)
-    render = ["--render", "sft", "--strategy", "menu", "--tokenizer", gguf]
-    render += ["--window", WINDOW, "--max-tokens", REPLY]
+    render = ["--render", "sft", "--strategy", "pointwise", "--negatives", 1.5, "--tokenizer", gguf]
     train = ["--preset", "smollm2-cpu", "--held-out", "none", "--max-steps", args.steps]
+    train += ["--learning-rate", 5e-4]
     steps: dict[str, list[object]] = {
         "collect": ["collect", out / HARVEST.name, "--cap", 0, "--out", out / "corpus"],
         "render": ["collect", *render, SHIPPED, out / "corpus", "--out", out / "rows"],
