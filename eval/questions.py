@@ -358,11 +358,10 @@ def _told(which: str, pairs: Sequence[Contrast]) -> str:
     """A sentence on `pairs`: to beat one rival is little if others, or chance, do as well."""
     said = []
     for pair in pairs:
-        if pair.ahead or pair.behind:
-            way = "worse" if pair.ahead else "better"
-            said.append(f"{pair.against} ends {number(abs(pair.gain or 0.0))} {way}")
-        else:
-            said.append(f"{pair.against} cannot be told from it (p = {pair.p_holm:.2g})")
+        way = "worse" if pair.ahead else "better"
+        far = f"ends {number(abs(pair.gain or 0.0))} {way}"
+        found = far if pair.ahead or pair.behind else "cannot be told from it"
+        said.append(f"{pair.against} {found} (p = {pair.p_holm:.2g})")
     return f" Of {which}, {'; '.join(said)}." if said else ""
 
 
