@@ -41,7 +41,7 @@ from loop.target import BUILT_IN, load
 BRAIN = "smollm2-135m"
 SEEN, UNSEEN = "kjv", "kjv-short"
 SHIPPED = Path(__file__).parent.parent / "data_collection" / "surveys"
-"""A corpus of single moves, measured on other variants than UNSEEN (docs/specialise.md)."""
+"""A corpus of single moves, measured on other variants than UNSEEN (docs/pointwise.md)."""
 REPLY = 96
 """Tokens of a menu's reply: short ones are what a CPU has time for."""
 
@@ -179,7 +179,7 @@ def _show(args: DemoArgs, console: Console) -> None:
 def rates(found: Sequence[Summary]) -> Table:
     """Of each run: the share of proposals that were valid edits and of those that improved, each
     with Wilson's 95 % interval and its n."""
-    made = Table(title="rates", caption="too few to tell the arms apart: see docs/specialise.md")
+    made = Table(title="rates", caption="too few to tell the arms apart: see docs/pointwise.md")
     for name in ("run", "n", "valid edits", "improved", "best"):
         made.add_column(name, justify="left" if name == "run" else "right")
     for one in found:
