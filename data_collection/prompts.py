@@ -151,7 +151,7 @@ def _judged(state: State, tried: tuple[Trial, ...], window: int, count: Count) -
     change = edit.knobs[0]
     name, new = change.knob, knobs.literal(change.new)
     move = Move(name, knobs.read(state.source)[name], new)
-    messages = pointwise.messages(state, move)
+    (messages,) = pointwise.messages(state, [move])
     if sum(count(message.content) for message in messages) > window:
         return "its prompt does not fit the window"
     return Prompt(messages, (move,), move not in menu(state))

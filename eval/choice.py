@@ -27,6 +27,7 @@ from loop.context import State
 from loop.errors import UsageError, ending
 from loop.flags import flag
 from loop.moves import Move, menu
+from loop.rate import above
 from loop.strategies import experience, few_shot, pointwise
 from loop.strategies import menu as asking
 from loop.strategies.experience import Experience
@@ -88,10 +89,12 @@ def run(argv: Sequence[str]) -> int:
             choices.append(judged(name, found, order, moves, chances, ranks))
             with args.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(choices[-1])) + "\n")
+        area = choices[0].auc
+        told = "not defined" if area is None else f"{area:.3f}"
         print(
             f"{name} {found.folder.name}: improving {fmean(c.improving for c in choices):.3f} "
             f"(chance {choices[0].uniform:.3f}), gain {fmean(c.gain for c in choices):+.4f}, "
-            f"auc {choices[0].auc or math.nan:.3f}, likeliest {choices[0].best}", flush=True,
+            f"auc {told}, likeliest {choices[0].best}", flush=True,
         )  # fmt: skip
     return 0
 
@@ -125,7 +128,7 @@ def auc(wins: Sequence[bool], ranks: Sequence[float]) -> float | None:
     bad = [rank for rank, win in zip(ranks, wins, strict=True) if not win]
     if not good or not bad:
         return None
-    return fmean((g > b) + 0.5 * (g == b) for g in good for b in bad)
+    return above(good, bad)
 
 
 def _chances(
@@ -142,7 +145,7 @@ def _chances(
         return ranks, _highest(ranks)
     assert score is not None, "a model chooses"
     if args.strategy == "pointwise":
-        ranks = [_yes(score, pointwise.messages(state, move, seen)) for move in moves]
+        ranks = [_yes(score, asked) for asked in pointwise.messages(state, moves, seen)]
         return ranks, _highest(ranks)
     ask = partial(few_shot.messages, seen) if seen else asking.messages
     prompt, _ = ask(state, moves, WINDOW, lambda text: len(text) // 2)

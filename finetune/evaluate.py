@@ -19,7 +19,7 @@ from finetune import answers
 from finetune.build import TEMPLATE, split
 from finetune.rows import ANSWERS, Json
 from loop.errors import AutoresearchError
-from loop.rate import wilson
+from loop.rate import above, wilson
 
 SURE = 0.9
 """P(real) from which a row counts as a confirmed win (docs/corpus.md)."""
@@ -145,8 +145,7 @@ def _classes(usable: list[Json], scores: list[list[tuple[float, int]]], method: 
     if others:
         metrics["other_logprob"] = fmean(others)
     if wins and others:
-        above = [(w > o) + 0.5 * (w == o) for w in wins for o in others]
-        metrics["agreement"] = fmean(above)
+        metrics["agreement"] = above(wins, others)
     return metrics
 
 
@@ -166,8 +165,7 @@ def _verdicts(
         "loss": -sum(s[0][0] for s in scores) / sum(s[0][1] for s in scores),
     }  # fmt: skip
     if helps[True] and helps[False]:
-        above = [(w > o) + 0.5 * (w == o) for w in helps[True] for o in helps[False]]
-        metrics["agreement"] = fmean(above)
+        metrics["agreement"] = above(helps[True], helps[False])
     return metrics
 
 

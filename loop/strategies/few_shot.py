@@ -51,11 +51,18 @@ def messages(
 
 
 def best(experience: Sequence[Experience], state: State) -> list[Experience]:
-    """The largest gains that were wins, at most EACH of a knob and direction."""
+    """The largest gains that were wins."""
+    wins = (seen for seen in experience if seen.win)
+    return few(sorted(wins, key=lambda seen: -seen.gain), state)
+
+
+def few(ranked: Sequence[Experience], state: State) -> list[Experience]:
+    """The first SHOWN of `ranked` whose knob the target has, at most EACH of a knob and
+    direction."""
     picked: list[Experience] = []
     met: Counter[tuple[str, str]] = Counter()
-    for seen in sorted(experience, key=lambda seen: -seen.gain):
-        if not seen.win or seen.knob not in state.target.knobs:
+    for seen in ranked:
+        if seen.knob not in state.target.knobs:
             continue
         key = seen.knob, way(state.target.knobs[seen.knob], seen.old, seen.new)
         if met[key] < EACH and len(picked) < SHOWN:

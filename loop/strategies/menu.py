@@ -36,17 +36,22 @@ def messages(
     """The settings, the list that `moves` are of, what was tried (fitted to `window` tokens by
     `count`), and the question: only the last two change while the incumbent stands."""
     system = INSTRUCTIONS.format(goal=goal(state))
-    values = state.values().items()
-    settings = SETTINGS.format(settings="\n".join(f"{name} = {value!r}" for name, value in values))
+    now = settings(state)
     choices = listed(state)
     assert set(moves) <= set(choices), "what may be chosen is on the list"
     offer = MOVES.format(moves="\n".join(f"- {move.text}" for move in choices))
     question = QUESTION.format(metric=state.target.metric)
-    fixed = sum(map(count, (system, settings, offer, HISTORY, question))) + OVERHEAD
+    fixed = sum(map(count, (system, now, offer, HISTORY, question))) + OVERHEAD
     text, shown = history(state.trials, window - fixed, count)
     tried = HISTORY.format(history=text) if text else ""
-    user = Message("user", (settings, offer, tried, question))
+    user = Message("user", (now, offer, tried, question))
     return (Message("system", (system,)), user), shown
+
+
+def settings(state: State) -> str:
+    """The knobs of the incumbent, a line each."""
+    values = state.values().items()
+    return SETTINGS.format(settings="\n".join(f"{name} = {value!r}" for name, value in values))
 
 
 class Menu(Asking):

@@ -8,7 +8,6 @@ short enough for two cores.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,8 +17,9 @@ from loop.edit import sha256
 from loop.errors import BrainError
 from loop.moves import Move, menu
 from loop.strategies.asking import Asking
-from loop.strategies.experience import Experience, way
-from loop.strategies.menu import SETTINGS
+from loop.strategies.experience import Experience
+from loop.strategies.few_shot import best, few
+from loop.strategies.menu import SETTINGS, settings
 from loop.strategies.question import goal
 from loop.strategies.sampling import Sampling
 from loop.strategy import Draft
@@ -34,23 +34,17 @@ QUESTION = "\nChange: {change}\nDoes it improve {metric}?"
 YES, NO = "Yes", "No"
 LIKELIEST = 20
 """First tokens to be told: the most that OpenAI's API and Ollama tell."""
-SHOWN, EACH = 12, 2
-"""Examples of either answer in the prompt, and how many may move one knob in one direction."""
 
 
 def messages(
-    state: State, move: Move, experience: Sequence[Experience] = ()
-) -> tuple[Message, ...]:
-    """The question about `move`; what comes before it is the same for all moves of a state."""
-    values = state.values().items()
-    settings = SETTINGS.format(settings="\n".join(f"{name} = {value!r}" for name, value in values))
+    state: State, moves: Sequence[Move], experience: Sequence[Experience] = ()
+) -> list[tuple[Message, ...]]:
+    """The question about each of `moves`; what comes before it is the same for all of them."""
     lines = "\n".join(f"- {said(e)} {YES if e.win else NO}" for e in examples(experience, state))
     shown = EXAMPLES.format(examples=lines) if lines else ""
-    asked = QUESTION.format(change=said(move), metric=state.target.metric)
-    return (
-        Message("system", (INSTRUCTIONS.format(goal=goal(state)),)),
-        Message("user", (shown, settings, asked)),
-    )
+    system, now = Message("system", (INSTRUCTIONS.format(goal=goal(state)),)), settings(state)
+    asked = (QUESTION.format(change=said(move), metric=state.target.metric) for move in moves)
+    return [(system, Message("user", (shown, now, question))) for question in asked]
 
 
 def said(move: Move | Experience) -> str:
@@ -62,23 +56,10 @@ def said(move: Move | Experience) -> str:
 
 
 def examples(experience: Sequence[Experience], state: State) -> list[Experience]:
-    """The largest gains that were wins and the largest losses, SHOWN of each, taking turns."""
-    known = [e for e in experience if e.knob in state.target.knobs]
-    wins = _few(sorted((e for e in known if e.win), key=lambda e: -e.gain), state)
-    losses = _few(sorted((e for e in known if not e.win), key=lambda e: e.gain), state)
-    both = zip(wins, losses, strict=False)
+    """The largest gains that were wins and the largest losses, taking turns."""
+    losses = sorted((e for e in experience if not e.win), key=lambda e: e.gain)
+    both = zip(best(experience, state), few(losses, state), strict=False)
     return [e for pair in both for e in pair]
-
-
-def _few(ranked: Sequence[Experience], state: State) -> list[Experience]:
-    met: Counter[tuple[str, str]] = Counter()
-    picked: list[Experience] = []
-    for seen in ranked:
-        key = seen.knob, way(state.target.knobs[seen.knob], seen.old, seen.new)
-        if met[key] < EACH and len(picked) < SHOWN:
-            met[key] += 1
-            picked.append(seen)
-    return picked
 
 
 def score(logprobs: Mapping[str, float]) -> float:
@@ -112,13 +93,13 @@ class Pointwise(Asking):
         moves = menu(state)
         if not moves:
             return Draft(Rejected(Reason.NOTHING_LEFT, "every single-knob move has been tried"))
-        questions = [messages(state, move, self.experience) for move in moves]
+        questions = messages(state, moves, self.experience)
         calls = tuple(self._judge(state, asked) for asked in questions)
         self._known = {call.messages: _again(call.replies[0]) for call in calls}
         scores = [score(call.replies[0].logprobs) for call in calls]
-        best = max(range(len(moves)), key=scores.__getitem__)
-        notes = {"moves": len(moves), "score": round(scores[best], 4)}
-        return Draft(moves[best].text, moves[best].description, calls, notes=notes)
+        top = max(range(len(moves)), key=scores.__getitem__)
+        notes = {"moves": len(moves), "score": round(scores[top], 4)}
+        return Draft(moves[top].text, moves[top].description, calls, notes=notes)
 
     def repair(self, state: State, draft: Draft, rejected: Rejected) -> None:
         """The move is its own: there is nothing to say otherwise."""
